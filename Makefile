@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Every target does its own set-up. `make help` lists them.
+
+SHELL       := /bin/bash
+GO          ?= go
+PREFIX      ?= /usr/local
+DESTDIR     ?=
+# Where mount(8) looks for mount.fuse.imgfs; it looks nowhere else.
+SBINDIR     ?= /sbin
+FUZZTIME    ?= 10s
+SOAKTIME    ?= 10m
+IMAGE       ?=
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  IMAGE=REF|FILE   the image make demo mounts (default: a Debian base made here)'
+	@echo '  FUZZTIME=$(FUZZTIME)     how long each fuzz target runs in make check and make fuzz'
+	@echo '  PREFIX=$(PREFIX)  where make install puts things; DESTDIR goes before it'
+
+.PHONY: build
+build: ## build ./imgfs
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o imgfs ./cmd/imgfs
+
+.PHONY: demo
+demo: ## mount an image in a temporary directory, look around, unmount
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@IMAGE='$(IMAGE)' scripts/demo
+
+.PHONY: test
+test: ## everything: set-up, check, and the tests as an ordinary user
+	@scripts/setup test
+	@scripts/mkimage tiny base deep >/dev/null
+	@$(MAKE) --no-print-directory check
+	@scripts/test-as-user
+
+.PHONY: check
+check: lint test-race test-one-cpu fuzz ## what must hold before a commit
+	@scripts/no-mounts-left
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, go.mod, generated files
+	@scripts/lint '$(STATICCHECK)'
+
+.PHONY: test-race
+test-race: ## all tests, with the race detector
+	$(GO) test -race -p 2 -timeout 20m ./...
+
+.PHONY: test-one-cpu
+test-one-cpu: ## the tests of packages that mount, on one CPU
+	@pkgs=$$(scripts/fuse-packages); [ -z "$$pkgs" ] || \
+		{ set -x; GOMAXPROCS=1 $(GO) test -count=1 -p 1 -timeout 20m $$pkgs; }
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME
+	@scripts/fuzz '$(FUZZTIME)'
+
+.PHONY: soak
+soak: ## fuzz targets and the racing tests again and again, for SOAKTIME
+	@scripts/soak '$(SOAKTIME)'
+
+.PHONY: bench
+bench: ## the whole table of figures; needs root
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@scripts/bench
+
+.PHONY: bench-quick
+bench-quick: ## the main figures, in some minutes; needs root
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@scripts/bench --quick
+
+.PHONY: man
+man: build ## write the man pages to build/man
+	@rm -rf build/man && mkdir -p build/man && ./imgfs man build/man
+
+.PHONY: install
+install: build man ## install imgfs, its man pages, completion and mount helper
+	install -D -m 755 imgfs '$(DESTDIR)$(PREFIX)/bin/imgfs'
+	install -d '$(DESTDIR)$(PREFIX)/share/man/man1' '$(DESTDIR)$(SBINDIR)'
+	install -m 644 build/man/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1/'
+	install -d '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' \
+		'$(DESTDIR)$(PREFIX)/share/zsh/site-functions' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d'
+	./imgfs completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/imgfs'
+	./imgfs completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_imgfs'
+	./imgfs completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/imgfs.fish'
+	ln -sf '$(PREFIX)/bin/imgfs' '$(DESTDIR)$(SBINDIR)/mount.fuse.imgfs'
+
+.PHONY: clean
+clean: ## remove what was built here (not the cached test images)
+	rm -rf imgfs build
