@@ -265,6 +265,11 @@ func (w *Writer[ID]) finish(m Meta) error {
 	if err != nil {
 		return err
 	}
+	// bbolt copies what lies in a small bucket out of its map; blanks make the
+	// bucket large enough to have pages of its own.
+	for len(meta) < tablePageSize/2 {
+		meta = append(meta, ' ')
+	}
 	for _, s := range []segment{w.nodes, w.dirs, w.strs} {
 		if len(s.b) > 0 {
 			w.pending = append(w.pending, s)

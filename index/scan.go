@@ -1,0 +1,730 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package index
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+)
+
+// Limits of what an image may hold. Zero means the default.
+type Limits struct {
+	Size    int64 // bytes of a layer, uncompressed; default 1 TiB
+	Entries int64 // tar entries of a layer; default 50 million
+}
+
+const (
+	defaultSize    = 1 << 40
+	defaultEntries = 50_000_000
+
+	maxName       = 255
+	maxPath       = 4096
+	maxComponents = 1024
+	maxDepth      = 2048 // directories below each other, symlinks followed
+	maxTarget     = 4095
+	maxXattr      = 64 << 10
+	maxHops       = 40
+
+	// MaxOddities is how many a table keeps; Meta.Odd counts all.
+	MaxOddities = 1000
+)
+
+// Scan reads the uncompressed tar of one layer from r to its end and writes
+// the layer's table to the new file path. Where r is an io.Seeker, content is
+// leapt over. The layer is applied alone to an empty directory; its whiteouts
+// become marks. The error is a *LayerError (an ErrBadLayer) where the tar
+// breaks a rule, else that of r or of the file; then there is no file.
+func Scan(r io.Reader, path string, limits Limits) (*Meta, error) {
+	s := newScanner(r, limits)
+	if err := s.scan(); err != nil {
+		return nil, err
+	}
+	w, err := Create[EntryID](path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.write(w)
+	if err != nil {
+		w.Abort()
+		return nil, err
+	}
+	return m, nil
+}
+
+// A scanner holds a layer in memory while its tar is read.
+type scanner struct {
+	in      *blockReader
+	limits  Limits
+	nodes   []scanNode // nodes[i] is EntryID i+1
+	links   []link
+	byName  map[linkKey]uint32 // index in links
+	targets []string           // of symlinks and open hard links; Node.addr indexes
+	extras  []scanExtra        // Node.extra-1 indexes
+
+	oddities []Oddity
+	odd      int
+	openLink int
+	bytes    int64
+
+	off  int64  // header of the entry at hand
+	name string // its name as written
+}
+
+type scanNode struct {
+	Node
+	first, last uint32 // links of a directory + 1, in order of first mention; 0 = none
+	depth       uint16
+}
+
+// A link is a name in a directory.
+type link struct {
+	name     string
+	node     EntryID // 0: only a whiteout
+	next     uint32  // + 1
+	whiteout bool
+}
+
+type linkKey struct {
+	dir  EntryID
+	name string
+}
+
+type scanExtra struct {
+	xattrs  []Xattr
+	extents []Extent
+}
+
+func newScanner(r io.Reader, limits Limits) *scanner {
+	if limits.Size <= 0 {
+		limits.Size = defaultSize
+	}
+	if limits.Entries <= 0 {
+		limits.Entries = defaultEntries
+	}
+	s := &scanner{in: newBlockReader(r, limits.Size), limits: limits, byName: make(map[linkKey]uint32)}
+	s.addNode(Node{Mode: ModeDir | 0o755, Flags: FlagImplied, Parent: RootID}, 0)
+	return s
+}
+
+func (s *scanner) node(id EntryID) *scanNode { return &s.nodes[id-1] }
+
+func (s *scanner) addNode(n Node, depth int) EntryID {
+	s.nodes = append(s.nodes, scanNode{Node: n, depth: uint16(depth)})
+	return EntryID(len(s.nodes))
+}
+
+func (s *scanner) report(rule, what string) {
+	if s.odd++; s.odd <= MaxOddities {
+		s.oddities = append(s.oddities, Oddity{s.off, s.name, rule, what})
+	}
+}
+
+func (s *scanner) bad(format string, args ...any) error {
+	return &LayerError{s.off, s.name, fmt.Errorf(format, args...)}
+}
+
+func (s *scanner) scan() error {
+	tr := tar.NewReader(s.in.tarReader())
+	for count := int64(0); ; count++ {
+		s.in.forget()
+		start := s.off
+		h, err := tr.Next()
+		if err == io.EOF {
+			return s.trailing()
+		}
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			return s.readError(err)
+		}
+		if count >= s.limits.Entries {
+			return s.bad("more entries: %w of %d", ErrLimit, s.limits.Entries)
+		}
+		s.name = h.Name
+		data := s.in.pos
+		packed, extents, err := s.content(h, start, data)
+		if err != nil {
+			return err
+		}
+		if err := s.entry(h, data, extents); err != nil {
+			return err
+		}
+		s.off = roundUp512(data + packed)
+	}
+}
+
+// readError says where the tar itself is broken; errors of the reader below
+// pass as they are.
+func (s *scanner) readError(err error) error {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &LayerError{s.in.pos, "", errors.New("the tar is cut short")}
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong):
+		return &LayerError{s.off, "", err}
+	case errors.Is(err, ErrLimit):
+		return &LayerError{s.in.pos, "", err}
+	}
+	if strings.HasPrefix(err.Error(), "archive/tar: ") {
+		return &LayerError{s.off, "", err}
+	}
+	return err
+}
+
+// trailing reads what follows the end of the archive.
+func (s *scanner) trailing() error {
+	s.name, s.off = "", s.in.pos
+	buf := make([]byte, 32<<10)
+	found := false
+	for {
+		at := s.in.pos
+		n, err := s.in.Read(buf)
+		for i := 0; i < n && !found; i++ {
+			if buf[i] != 0 {
+				found = true
+				s.off = at + int64(i)
+				s.report("T6", "data after the end of the archive")
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return s.readError(err)
+		}
+	}
+}
+
+// content returns how many bytes of the tar the entry's content takes, and
+// the data runs of a sparse file.
+func (s *scanner) content(h *tar.Header, start, data int64) (int64, []Extent, error) {
+	switch h.Typeflag {
+	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+		if h.Size != 0 && h.Typeflag == tar.TypeLink {
+			return 0, nil, s.bad("a hard link with content")
+		}
+		if h.Size != 0 {
+			s.report("T12", "a size where there is no content")
+		}
+		return 0, nil, nil
+	case tar.TypeXGlobalHeader:
+		return 0, nil, nil
+	}
+	if !isSparse(h) {
+		return h.Size, nil, nil
+	}
+	extents, packed, err := s.in.sparseMap(h, start, data)
+	if err != nil {
+		return 0, nil, s.bad("%w", err)
+	}
+	return packed, extents, nil
+}
+
+// entry applies one tar entry to the layer.
+func (s *scanner) entry(h *tar.Header, data int64, extents []Extent) error {
+	var mode uint32
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		mode = ModeRegular
+	case tar.TypeSymlink:
+		mode = ModeSymlink
+	case tar.TypeChar:
+		mode = ModeChar
+	case tar.TypeBlock:
+		mode = ModeBlock
+	case tar.TypeDir:
+		mode = ModeDir
+	case tar.TypeFifo:
+		mode = ModeFIFO
+	case tar.TypeLink:
+	case tar.TypeXGlobalHeader:
+		if h.PAXRecords["path"] != "" || h.PAXRecords["linkpath"] != "" {
+			s.report("T4", "a global header with a path")
+		}
+		return nil
+	default:
+		s.report("T5", fmt.Sprintf("an entry of unknown type %q", h.Typeflag))
+		return nil
+	}
+	parts, err := s.clean(h.Name)
+	if err != nil {
+		return err
+	}
+	if len(parts) == 0 {
+		return s.rootEntry(h, mode)
+	}
+	base := parts[len(parts)-1]
+	parent, err := s.walk(parts[:len(parts)-1])
+	if errors.Is(err, errLoop) {
+		s.report("P10", "a symlink loop on the way")
+		return nil
+	} else if err != nil {
+		return err
+	}
+	kind, hidden := classify(base)
+	switch kind {
+	case badMarker:
+		return s.bad("bad whiteout")
+	case hidesAll:
+		s.node(parent).Flags |= FlagOpaque
+		return nil
+	case hidesName:
+		s.links[s.link(parent, hidden)].whiteout = true
+		return nil
+	case hidesNothing:
+		s.report("W9", "a whiteout of a whiteout")
+	}
+	if h.Typeflag == tar.TypeLink {
+		return s.hardLink(parent, base, h.Linkname)
+	}
+	n, err := s.attributes(h, mode)
+	if err != nil {
+		return err
+	}
+	if mode == ModeRegular {
+		n.Size, n.Data = h.Size, data
+		if h.Size < 0 {
+			return s.bad("size %d", h.Size)
+		}
+		s.bytes += min(h.Size, math.MaxInt64-s.bytes)
+	}
+	if err := s.extra(h, &n, extents); err != nil {
+		return err
+	}
+	return s.place(parent, base, n)
+}
+
+// clean splits a name lexically; no parts are the root.
+func (s *scanner) clean(name string) ([]string, error) {
+	if name == "" {
+		return nil, s.bad("empty name")
+	}
+	if len(name) > maxPath {
+		return nil, s.bad("path of %d bytes: %w of %d", len(name), ErrLimit, maxPath)
+	}
+	parts := make([]string, 0, strings.Count(name, "/")+1)
+	up := false
+	for part := range strings.SplitSeq(name, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			up = true
+			if len(parts) > 0 {
+				parts = parts[:len(parts)-1]
+			}
+		default:
+			if len(part) > maxName {
+				return nil, s.bad("name of %d bytes: %w of %d", len(part), ErrLimit, maxName)
+			}
+			parts = append(parts, part)
+		}
+	}
+	if len(parts) > maxComponents {
+		return nil, s.bad("path of %d components: %w of %d", len(parts), ErrLimit, maxComponents)
+	}
+	if up {
+		s.report("H10", "a name with ..")
+	}
+	for i, part := range parts {
+		if i < len(parts)-1 && strings.HasPrefix(part, WhiteoutPrefix) {
+			s.report("W20", "a name below a whiteout")
+			break
+		}
+	}
+	return parts, nil
+}
+
+// rootEntry gives the root the attributes of an entry that names it.
+func (s *scanner) rootEntry(h *tar.Header, mode uint32) error {
+	if mode != ModeDir {
+		return s.bad("the root is not a directory here")
+	}
+	n, err := s.attributes(h, mode)
+	if err != nil {
+		return err
+	}
+	if err := s.extra(h, &n, nil); err != nil {
+		return err
+	}
+	s.replaceDir(RootID, n)
+	return nil
+}
+
+// replaceDir gives directory id the attributes of n and keeps its names.
+func (s *scanner) replaceDir(id EntryID, n Node) {
+	old := &s.node(id).Node
+	n.Flags = old.Flags &^ FlagImplied
+	n.Parent = old.Parent
+	*old = n
+}
+
+var errLoop = errors.New("symlink loop")
+
+// walk returns the directory that the parts lead to. What is missing is made
+// as implied directories; symlinks of this layer are followed inside its root;
+// a file on the way gives place to a directory.
+func (s *scanner) walk(parts []string) (EntryID, error) {
+	at, hops := EntryID(RootID), 0
+	todo := parts
+	for len(todo) > 0 {
+		name := todo[0]
+		todo = todo[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = EntryID(s.node(at).Parent)
+			continue
+		}
+		if len(name) > maxName {
+			return 0, s.bad("name of %d bytes on the way: %w of %d", len(name), ErrLimit, maxName)
+		}
+		l := s.link(at, name)
+		id := s.links[l].node
+		if id != 0 && s.node(id).IsDir() {
+			at = id
+			continue
+		}
+		if id != 0 && s.node(id).Type() == ModeSymlink {
+			if hops++; hops > maxHops {
+				return 0, errLoop
+			}
+			target := s.targets[s.node(id).addr]
+			if strings.HasPrefix(target, "/") {
+				at = RootID
+			}
+			todo = append(strings.Split(target, "/"), todo...)
+			continue
+		}
+		if id != 0 {
+			s.report("D5", "a file that names lie below gives place to a directory")
+		}
+		depth := int(s.node(at).depth) + 1
+		if depth > maxDepth {
+			return 0, s.bad("directories %d deep: %w of %d", depth, ErrLimit, maxDepth)
+		}
+		id = s.addNode(Node{Mode: ModeDir | 0o755, Flags: FlagImplied, Parent: uint32(at), Header: s.off}, depth)
+		s.links[l].node = id
+		at = id
+	}
+	return at, nil
+}
+
+// link returns the link of name in dir, made if it is not there.
+func (s *scanner) link(dir EntryID, name string) uint32 {
+	key := linkKey{dir, name}
+	if l, ok := s.byName[key]; ok {
+		return l
+	}
+	l := uint32(len(s.links))
+	s.links = append(s.links, link{name: name})
+	s.byName[key] = l
+	d := s.node(dir)
+	if d.first == 0 {
+		d.first = l + 1
+	} else {
+		s.links[d.last-1].next = l + 1
+	}
+	d.last = l + 1
+	return l
+}
+
+// place puts n under a name; a directory over a directory keeps its names.
+func (s *scanner) place(parent EntryID, name string, n Node) error {
+	l := s.link(parent, name)
+	if old := s.links[l].node; old != 0 {
+		o := s.node(old)
+		if o.Flags&FlagImplied == 0 {
+			s.report("D1", "a name for the second time")
+		} else if !n.IsDir() {
+			s.report("D5", "a directory with names gives place to a file")
+		}
+		if o.IsDir() && n.IsDir() {
+			s.replaceDir(old, n)
+			return nil
+		}
+	}
+	depth := int(s.node(parent).depth) + 1
+	if depth > maxDepth {
+		return s.bad("directories %d deep: %w of %d", depth, ErrLimit, maxDepth)
+	}
+	if n.IsDir() {
+		n.Parent = uint32(parent)
+	}
+	s.links[l].node = s.addNode(n, depth)
+	return nil
+}
+
+// hardLink gives the target's node another name. A target that the layer did
+// not bring so far is looked for below the layer when layers are stacked.
+func (s *scanner) hardLink(parent EntryID, name, target string) error {
+	if len(target) > maxTarget {
+		return s.bad("link target of %d bytes: %w of %d", len(target), ErrLimit, maxTarget)
+	}
+	id, path, err := s.find(target)
+	if err != nil {
+		return err
+	}
+	if id != 0 && s.node(id).IsDir() {
+		return s.bad("bad link: %s is a directory", quote(target))
+	}
+	l := s.link(parent, name)
+	if old := s.links[l].node; old != 0 && s.node(old).Flags&FlagImplied == 0 {
+		s.report("D1", "a name for the second time")
+	}
+	if id == 0 {
+		s.report("H2", "a hard link to what this layer does not hold")
+		s.openLink++
+		n := Node{Header: s.off, addr: uint64(len(s.targets))}
+		s.targets = append(s.targets, path)
+		id = s.addNode(n, 0)
+	}
+	s.links[l].node = id
+	return nil
+}
+
+// find looks a hard link's target up in what the layer brought so far. Where
+// it is not there, path is the target as it is to be looked up below: cleaned
+// and, if symlinks of this layer were on the way, after a NUL the path that
+// they lead to.
+func (s *scanner) find(target string) (id EntryID, path string, err error) {
+	name := s.name
+	s.name = target
+	parts, err := s.clean(target)
+	s.name = name
+	if err != nil {
+		return 0, "", err
+	}
+	if len(parts) == 0 {
+		return 0, "", s.bad("bad link: the root")
+	}
+	at, hops, todo := EntryID(RootID), 0, parts
+	var way []string
+	missing := false
+	for len(todo) > 0 {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			if len(way) > 0 {
+				way = way[:len(way)-1]
+			}
+			if !missing {
+				at = EntryID(s.node(at).Parent)
+			}
+			continue
+		}
+		way = append(way, part)
+		if missing {
+			continue
+		}
+		l, ok := s.byName[linkKey{at, part}]
+		if !ok || s.links[l].node == 0 {
+			missing = true
+			continue
+		}
+		n := s.node(s.links[l].node)
+		if len(todo) == 0 {
+			return s.links[l].node, "", nil
+		}
+		switch n.Type() {
+		case ModeDir:
+			at = s.links[l].node
+		case ModeSymlink:
+			if hops++; hops > maxHops {
+				return 0, "", s.bad("bad link: symlink loop on the way to %s", quote(target))
+			}
+			t := s.targets[n.addr]
+			way = way[:len(way)-1]
+			if strings.HasPrefix(t, "/") {
+				at, way = RootID, nil
+			}
+			todo = append(strings.Split(t, "/"), todo...)
+		default:
+			missing = true
+		}
+	}
+	path = strings.Join(parts, "/")
+	if hops > 0 && len(way) <= maxComponents {
+		path += "\x00" + strings.Join(way, "/")
+	}
+	if !missing {
+		// the way ended at a directory by way of ".."
+		return 0, "", s.bad("bad link: %s is a directory", quote(target))
+	}
+	return 0, path, nil
+}
+
+// attributes returns the node that a header describes, without content.
+func (s *scanner) attributes(h *tar.Header, mode uint32) (Node, error) {
+	n := Node{Mode: mode | uint32(h.Mode)&0o7777, Header: s.off}
+	for _, id := range []int{h.Uid, h.Gid} {
+		if id < 0 || int64(id) > math.MaxUint32 {
+			return n, s.bad("owner %d", id)
+		}
+	}
+	n.UID, n.GID = uint32(h.Uid), uint32(h.Gid)
+	n.Mtime, n.MtimeNsec = h.ModTime.Unix(), uint32(h.ModTime.Nanosecond())
+	switch mode {
+	case ModeSymlink:
+		if h.Linkname == "" {
+			return n, s.bad("bad link: a symlink to nothing")
+		}
+		if len(h.Linkname) > maxTarget {
+			return n, s.bad("link target of %d bytes: %w of %d", len(h.Linkname), ErrLimit, maxTarget)
+		}
+		n.Mode = ModeSymlink | 0o777
+		n.addr, n.Size = uint64(len(s.targets)), int64(len(h.Linkname))
+		s.targets = append(s.targets, h.Linkname)
+	case ModeChar, ModeBlock:
+		if h.Devmajor < 0 || h.Devmajor >= 1<<12 || h.Devminor < 0 || h.Devminor >= 1<<20 {
+			return n, s.bad("device %d:%d", h.Devmajor, h.Devminor)
+		}
+		// include/linux/kdev_t.h, new_encode_dev
+		ma, mi := uint32(h.Devmajor), uint32(h.Devminor)
+		n.Rdev = mi&0xff | ma<<8 | mi&^0xff<<12
+	}
+	return n, nil
+}
+
+const xattrPrefix = "SCHILY.xattr."
+
+// extra keeps xattrs and the map of a sparse file.
+func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
+	var list []Xattr
+	for k, v := range h.PAXRecords {
+		name, ok := strings.CutPrefix(k, xattrPrefix)
+		if !ok {
+			if strings.HasPrefix(k, "LIBARCHIVE.xattr.") {
+				s.report("X5", "an xattr in libarchive's form is ignored")
+			}
+			continue
+		}
+		if n.Type() == ModeSymlink && strings.HasPrefix(name, "user.") {
+			s.report("X7", "a user xattr on a symlink is ignored")
+			continue
+		}
+		if name == "" || len(name) > maxName || strings.IndexByte(name, 0) >= 0 {
+			return s.bad("xattr name of %d bytes: %w of %d", len(name), ErrLimit, maxName)
+		}
+		if len(v) > maxXattr {
+			return s.bad("xattr %s of %d bytes: %w of %d", quote(name), len(v), ErrLimit, maxXattr)
+		}
+		list = append(list, Xattr{name, []byte(v)})
+	}
+	if list == nil && extents == nil {
+		return nil
+	}
+	slices.SortFunc(list, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+	s.extras = append(s.extras, scanExtra{list, extents})
+	n.extra = uint64(len(s.extras))
+	return nil
+}
+
+// write turns the layer into its table.
+func (s *scanner) write(w *Writer[EntryID]) (*Meta, error) {
+	s.markers()
+	counts := s.countLinks()
+	var entries []DirEntry[EntryID]
+	for i := range s.nodes {
+		n := s.nodes[i].Node
+		var err error
+		switch n.Type() {
+		case ModeDir:
+			entries = s.dirEntries(entries[:0], &s.nodes[i])
+			n.addr, err = w.Dir(entries)
+			n.Nlink = 2
+		case ModeSymlink, 0:
+			err = w.SetTarget(&n, s.targets[n.addr])
+			n.Nlink = counts[i]
+		default:
+			n.Nlink = counts[i]
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n.extra != 0 {
+			x := &s.extras[n.extra-1]
+			if err := w.SetExtra(&n, x.xattrs, x.extents); err != nil {
+				return nil, err
+			}
+		}
+		if err := w.Node(&n); err != nil {
+			return nil, err
+		}
+	}
+	m := Meta{Kind: "layer", Size: s.bytes, TarSize: s.in.pos, Links: s.openLink, Oddities: s.oddities, Odd: s.odd}
+	if err := w.Close(m); err != nil {
+		return nil, err
+	}
+	m.Version, m.Nodes, m.Xattrs = formatVersion, w.count, w.xattrs
+	return &m, nil
+}
+
+// dirEntries appends what shows of directory d: names and marks, and no name
+// of the marks themselves.
+func (s *scanner) dirEntries(list []DirEntry[EntryID], d *scanNode) []DirEntry[EntryID] {
+	for l := d.first; l != 0; l = s.links[l-1].next {
+		k := &s.links[l-1]
+		switch {
+		case strings.HasPrefix(k.name, WhiteoutPrefix):
+		case k.node != 0:
+			list = append(list, DirEntry[EntryID]{k.node, s.node(k.node).dt(), k.name})
+		case k.whiteout:
+			list = append(list, DirEntry[EntryID]{0, DTWhiteout, k.name})
+		}
+	}
+	return list
+}
+
+// dt returns the DT_* of a node, the type bits of its mode shifted.
+func (n *Node) dt() uint8 { return uint8(n.Mode & ModeType >> 12) }
+
+// DT returns the type of a directory entry for n, DT_*.
+func (n *Node) DT() uint8 { return n.dt() }
+
+// countLinks returns the number of shown names of each node, and flags the
+// nodes whose name the layer also whites out. Such a node has that name alone:
+// a hard link's whiteout hides nothing that it brings, so only directories are
+// flagged.
+func (s *scanner) countLinks() []uint32 {
+	counts := make([]uint32, len(s.nodes))
+	for i := range s.links {
+		k := &s.links[i]
+		if k.node == 0 || strings.HasPrefix(k.name, WhiteoutPrefix) {
+			continue
+		}
+		counts[k.node-1]++
+		if k.whiteout && s.node(k.node).IsDir() {
+			s.node(k.node).Flags |= FlagReplaces
+		}
+	}
+	return counts
+}
+
+// markers flags the implied directories below which there is no name, only
+// whiteouts. A directory's number is larger than its parent's, so one pass
+// backwards sees children first.
+func (s *scanner) markers() {
+	for i := len(s.nodes) - 1; i > 0; i-- {
+		d := &s.nodes[i]
+		if !d.IsDir() || d.Flags&FlagImplied == 0 {
+			continue
+		}
+		named := false
+		for l := d.first; l != 0 && !named; l = s.links[l-1].next {
+			k := &s.links[l-1]
+			if k.node != 0 && !strings.HasPrefix(k.name, WhiteoutPrefix) {
+				c := s.node(k.node)
+				named = !c.IsDir() || c.Flags&FlagMarkers == 0
+			}
+		}
+		if !named {
+			d.Flags |= FlagMarkers
+		}
+	}
+}
