@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/unionfs"
+)
+
+// A Server is a living mount.
+type Server struct {
+	dir     string // canonical
+	direct  bool   // by mount(2)
+	mountID uint64 // as in mountinfo; 0 = the kernel does not tell
+	dev     uint64 // st_dev
+
+	served chan struct{} // closed when the kernel asks no more
+	stop   chan struct{} // closed to end the warm-up
+	work   sync.WaitGroup
+}
+
+// Available returns nil if this process can mount, else the *Error that Mount
+// would return for want of /dev/fuse, fusermount3 or a right.
+func Available() error {
+	c := currentCredentials()
+	if c.canMount {
+		conn, err := openDevice()
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	if _, err := os.Stat(device); err != nil {
+		return thisMachine().device(err, 0)
+	}
+	_, err := checkHelper(c)
+	return err
+}
+
+// Mount serves f at dir and returns when the directory answers. The error is
+// an *Error where something that can be cured is in the way. f must stay as it
+// is until Wait returns; its table is warmed meanwhile.
+func Mount(dir string, f *unionfs.FS, opt Options) (*Server, error) {
+	if opt.Log == nil {
+		opt.Log = defaultLog
+	}
+	s, err := mount(dir, f, &opt)
+	if e := (*Error)(nil); errors.As(err, &e) {
+		e.Path = dir
+	}
+	return s, err
+}
+
+func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
+	c := currentCredentials()
+	set, err := opt.settings(c)
+	if err != nil {
+		return nil, err
+	}
+	path, err := checkPoint(dir, opt.Nonempty || contains(opt.Extra, "nonempty"))
+	if err != nil {
+		return nil, err
+	}
+	conn, direct, err := attach(path, set, c)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: path, direct: direct, served: make(chan struct{}), stop: make(chan struct{})}
+	fd, err := release(conn)
+	if err == nil {
+		err = s.serve(newTree(f, opt), fd, set, opt)
+	}
+	if err != nil {
+		return nil, errors.Join(refused(NoAnswer, "", err), detach(path, direct, true))
+	}
+	if err := s.answers(); err != nil {
+		err = errors.Join(refused(NoAnswer, "", err), detach(path, direct, true))
+		s.Wait()
+		return nil, err
+	}
+	if c.root {
+		s.readAhead(set.maxRead)
+	}
+	s.work.Go(func() {
+		if err := f.Tree.Warm(s.stop); err != nil {
+			opt.Log("%s: warming the index: %v", path, err)
+		}
+	})
+	return s, nil
+}
+
+func contains(list []string, word string) bool {
+	for _, w := range list {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+// release takes the descriptor out of conn, since go-fuse wants the number.
+func release(conn *os.File) (int, error) {
+	fd, err := unix.FcntlInt(conn.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	return fd, errors.Join(err, conn.Close())
+}
+
+// serve answers INIT on fd, which it takes, and starts to serve.
+func (s *Server) serve(raw *tree, fd int, set *settings, opt *Options) error {
+	server, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
+		Name:                     subtype,
+		MaxWrite:                 set.maxRead, // limits reads too
+		MaxBackground:            64,
+		ExplicitDataCacheControl: true,
+		EnableSymlinkCaching:     true,
+		EnableAcl:                set.allowOther && raw.xattrs, // modes are enforced, so ACLs are
+		DisableSplice:            true,
+		ExtraCapabilities:        fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT,
+		DisabledCapabilities:     fuse.CAP_PASSTHROUGH | fuse.CAP_READDIRPLUS_AUTO,
+		Logger:                   log.New(logWriter(opt.Log), "", 0),
+	})
+	if err != nil {
+		return err
+	}
+	go func() {
+		server.Serve()
+		close(s.stop)
+		s.work.Wait()
+		close(s.served)
+	}()
+	return nil
+}
+
+// logWriter passes on what go-fuse logs, but for requests that it does not
+// know: the kernel is told so and asks no more.
+type logWriter func(format string, args ...any)
+
+func (l logWriter) Write(line []byte) (int, error) {
+	if text := strings.TrimSpace(string(line)); !strings.HasPrefix(text, "Unimplemented opcode") {
+		l("fuse: %s", text)
+	}
+	return len(line), nil
+}
+
+// answers waits for the first answer and learns which mount this is. It also
+// has the kernel ask for POLL once, which go-fuse says it does not know: else
+// a Go program that opens files of a mount it serves itself can hang, the
+// runtime's poller waiting for an answer from a thread that waits for the
+// poller.
+func (s *Server) answers() error {
+	if err := s.identify(); err != nil {
+		return err
+	}
+	fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // modes are enforced and deny us the root: no matter
+	}
+	defer unix.Close(fd)
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return nil
+}
+
+// identify learns which mount this is.
+func (s *Server) identify() error {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, s.dir, unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st); err != nil {
+		return err
+	}
+	s.dev = unix.Mkdev(st.Dev_major, st.Dev_minor)
+	if st.Mask&unix.STATX_MNT_ID != 0 {
+		s.mountID = st.Mnt_id
+	}
+	return nil
+}
+
+// readAhead lets the kernel read a whole request ahead, where it may.
+func (s *Server) readAhead(bytes int) {
+	name := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(s.dev), unix.Minor(s.dev))
+	if f, err := os.OpenFile(name, os.O_WRONLY, 0); err == nil {
+		fmt.Fprint(f, bytes>>10)
+		f.Close()
+	}
+}
+
+// Dir returns where the mount is, as an absolute path without symlinks.
+func (s *Server) Dir() string { return s.dir }
+
+// Wait returns when the mount is gone, whoever unmounted it, and nothing of
+// this package uses the tree any more.
+func (s *Server) Wait() { <-s.served }
+
+// unmountTries is how often Unmount tries a busy mount: files that were just
+// closed are let go a moment later.
+const unmountTries = 4
+
+// Unmount unmounts and waits for the end of serving. errors.Is(err, EBUSY)
+// tells that the mount is in use, and stays.
+func (s *Server) Unmount() error {
+	var err error
+	for try := range unmountTries {
+		select {
+		case <-s.served:
+			return nil
+		case <-time.After(time.Duration(try) * 5 * time.Millisecond):
+		}
+		if err = s.covered(); errors.Is(err, errGone) {
+			return nil
+		} else if err != nil {
+			break
+		}
+		if err = detach(s.dir, s.direct, false); !errors.Is(err, unix.EBUSY) {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		s.Wait()
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return &Error{Op: "unmount", Path: s.dir, Reason: Busy, Hint: "close what is open below it, or umount -l", Err: unix.EBUSY}
+	}
+	select {
+	case <-s.served: // somebody was faster
+		return nil
+	default:
+	}
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return err
+	}
+	return fmt.Errorf("unmount %s: %w", s.dir, err)
+}
+
+// errGone tells that somebody has unmounted it already, perhaps lazily.
+var errGone = errors.New("not mounted")
+
+// covered returns an error if the mount at dir is not this one: another would
+// be unmounted in its place.
+func (s *Server) covered() error {
+	var st unix.Statx_t
+	flags := unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	err := unix.Statx(unix.AT_FDCWD, s.dir, flags, unix.STATX_MNT_ID, &st)
+	if err != nil || s.mountID == 0 || st.Mask&unix.STATX_MNT_ID == 0 || st.Mnt_id == s.mountID {
+		return nil // the unmount will tell
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if !hasMount(string(table), s.mountID) {
+		return errGone
+	}
+	return &Error{Op: "unmount", Path: s.dir, Reason: OtherMount, Hint: "unmount that one first"}
+}
+
+// hasMount reports whether the text of mountinfo has the mount with this id.
+func hasMount(table string, id uint64) bool {
+	prefix := strconv.FormatUint(id, 10) + " "
+	for line := range strings.Lines(table) {
+		if strings.HasPrefix(line, prefix) {
+			return true
+		}
+	}
+	return false
+}
