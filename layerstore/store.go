@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package layerstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoBlob is returned for a blob that the store does not hold.
+	ErrNoBlob = errors.New("no such blob")
+
+	// ErrDigest marks bytes that are not those that their digest names.
+	ErrDigest = errors.New("digest mismatch")
+)
+
+// A Store is the directory. Its methods are safe for concurrent use, also by
+// several processes.
+type Store struct {
+	root string
+}
+
+// Open returns the store in directory root, which need not exist yet.
+func Open(root string) (*Store, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{root: root}, nil
+}
+
+// Root returns the directory, absolute.
+func (s *Store) Root() string { return s.root }
+
+// Create makes the store's directories, readable by their owner only.
+func (s *Store) Create() error {
+	for _, d := range []string{"", "blobs", "index/layer", "index/tree", "index/seek", "index/sidecar", "index/place", "leases", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(s.root, d), 0o700); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) blobPath(d digest.Digest) string {
+	return filepath.Join(s.root, "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+// LayerPath returns where the table of the layer diffID is.
+func (s *Store) LayerPath(diffID digest.Digest) string {
+	return filepath.Join(s.root, "index/layer", diffID.Encoded())
+}
+
+// TreePath returns where the tree of the stack chainID is.
+func (s *Store) TreePath(chainID digest.Digest) string {
+	return filepath.Join(s.root, "index/tree", chainID.Encoded())
+}
+
+func (s *Store) seekPath(d digest.Digest) string {
+	return filepath.Join(s.root, "index/seek", d.Encoded())
+}
+
+func (s *Store) sidecarPath(d digest.Digest) string {
+	return filepath.Join(s.root, "index/sidecar", d.Encoded())
+}
+
+// HasBlob reports whether the store holds a blob.
+func (s *Store) HasBlob(d digest.Digest) bool {
+	fi, err := os.Stat(s.blobPath(d))
+	return err == nil && fi.Mode().IsRegular()
+}
+
+// OpenBlob opens a blob for reading; the error is ErrNoBlob where there is
+// none. Its bytes were verified when they came, and may have been damaged
+// since.
+func (s *Store) OpenBlob(d digest.Digest) (*os.File, int64, error) {
+	f, err := os.Open(s.blobPath(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, fmt.Errorf("%s: %w", d, ErrNoBlob)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, fi.Size(), nil
+}
+
+// ReadBlob returns a small blob whole (limit bytes at most), verified.
+func (s *Store) ReadBlob(d digest.Digest, limit int64) ([]byte, error) {
+	f, size, err := s.OpenBlob(d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if size > limit {
+		return nil, fmt.Errorf("%s: %d bytes, the limit is %d", d, size, limit)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil {
+		return nil, err
+	}
+	if d.Algorithm().FromBytes(b) != d {
+		return nil, fmt.Errorf("%s: %w", d, ErrDigest)
+	}
+	return b, nil
+}
+
+// A Stage is a directory of its own where a load, or the rebuilding of what
+// is derived, puts its files until all of them are good. Commit moves them
+// to their names, Discard drops them. A stage whose process died is removed
+// by the next one.
+type Stage struct {
+	s    *Store
+	dir  string
+	lock *os.File
+
+	mu   sync.Mutex // no I/O under it
+	move []move     // guarded by mu
+}
+
+type move struct{ from, to string }
+
+// NewStage makes an empty stage.
+func (s *Store) NewStage() (*Stage, error) {
+	if err := s.Create(); err != nil {
+		return nil, err
+	}
+	s.sweep("tmp")
+	s.sweep("leases")
+	dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "stage-")
+	if err != nil {
+		return nil, err
+	}
+	lock, err := flock(dir)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	return &Stage{s: s, dir: dir, lock: lock}, nil
+}
+
+// flock opens and locks a file or directory, without waiting.
+func flock(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// sweep removes what dead processes left in tmp or leases: entries that
+// nobody holds locked. A name that was just made is locked within the same
+// breath; the age keeps the sweep from that gap.
+func (s *Store) sweep(dir string) {
+	list, err := os.ReadDir(filepath.Join(s.root, dir))
+	if err != nil {
+		return
+	}
+	for _, e := range list {
+		fi, err := e.Info()
+		if err != nil || !olderThan(fi, sweepAge) {
+			continue
+		}
+		path := filepath.Join(s.root, dir, e.Name())
+		if f, err := flock(path); err == nil {
+			os.RemoveAll(path)
+			f.Close()
+		}
+	}
+}
+
+// file returns the path of a new file in the stage that Commit moves to to.
+func (g *Stage) file(to string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	from := filepath.Join(g.dir, fmt.Sprintf("%d", len(g.move)))
+	g.move = append(g.move, move{from, to})
+	return from
+}
+
+// Temp returns the path of a file that Commit does not move.
+func (g *Stage) Temp(name string) string { return filepath.Join(g.dir, name) }
+
+// Blob puts a small document into the stage under its digest.
+func (g *Stage) Blob(d digest.Digest, raw []byte) error {
+	if g.s.HasBlob(d) || g.staged(g.s.blobPath(d)) != "" {
+		return nil
+	}
+	return writeSynced(g.file(g.s.blobPath(d)), raw)
+}
+
+func writeSynced(path string, raw []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// staged returns where the file that will be to lies now, or "".
+func (g *Stage) staged(to string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range g.move {
+		if m.to == to {
+			return m.from
+		}
+	}
+	return ""
+}
+
+// Path returns where the file that is or will be path can be read now.
+func (g *Stage) Path(path string) string {
+	if from := g.staged(path); from != "" {
+		return from
+	}
+	return path
+}
+
+// New returns the path for a new file in the stage that Commit moves to to.
+func (g *Stage) New(to string) string { return g.file(to) }
+
+// Commit moves all files to their names. What is there already is replaced by
+// the same content. The names are durable when Commit returns.
+func (g *Stage) Commit() error {
+	dirs := make(map[string]bool)
+	for _, m := range g.move {
+		dir := filepath.Dir(m.to)
+		if !dirs[dir] {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+			dirs[dir] = true
+		}
+		if err := os.Rename(m.from, m.to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for dir := range dirs {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	g.Discard()
+	return nil
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Discard drops the stage and what was not committed.
+func (g *Stage) Discard() {
+	os.RemoveAll(g.dir)
+	g.lock.Close()
+}
