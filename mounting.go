@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/internal/control"
+	"github.com/imgfs/imgfs/internal/control/mtab"
+	"github.com/imgfs/imgfs/unionfs/mount"
+)
+
+// MountOptions say how an image is mounted. The zero value is a read-only
+// mount, nosuid and nodev, for the user who makes it.
+type MountOptions struct {
+	OpenOptions
+
+	MakeDir    bool // make the directory, and remove it again at unmount
+	Nonempty   bool // also over a directory that is not empty
+	AllowOther bool // let other users in
+	Suid, Dev  bool // obey setuid bits and device nodes; root only
+	Provenance bool // tell by xattrs which layer a file came from
+
+	UID, GID                         *uint32  // shown as every file's owner
+	NoSymlinks, NoSpecials, NoXattrs bool     // leave these out
+	Extra                            []string // further mount options
+
+	Shown []string // options as they were given, for the list of mounts
+	ID    string   // name in the register of mounts; empty: a new one
+	Log   string   // path of the log, for the list of mounts
+	Exits bool     // this process ends with the mount
+
+	// Logf is told of what goes wrong while the mount is served.
+	Logf func(format string, args ...any)
+}
+
+// A RefusedError says why a directory could not be mounted on.
+type RefusedError struct {
+	Dir    string
+	Reason string
+	Hint   string // the cure; may be empty
+	Err    error  // the cause; may be nil
+}
+
+func (e *RefusedError) Error() string { return e.Dir + ": " + e.Reason }
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// A Mount is an image on a directory, served by this process.
+type Mount struct {
+	info   control.Info
+	img    *Image
+	server *mount.Server
+	reg    *control.Server
+	logf   func(format string, args ...any)
+
+	verified   atomic.Bool
+	stopVerify context.CancelFunc
+}
+
+// Mount opens the image arg (see OpenImage), mounts it on dir and returns when
+// the directory answers. A mount whose server has died is taken off dir first.
+// The error is a *RefusedError or *mount.Error if the image was not to blame.
+// The mount is served, and holds the image's leases, until Wait returns.
+func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt MountOptions) (_ *Mount, err error) {
+	if opt.Logf == nil {
+		opt.Logf = func(string, ...any) {}
+	}
+	path, made, err := s.mountPoint(arg, dir, &opt)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			removeMade(made)
+		}
+	}()
+	img, err := s.OpenImage(ctx, arg, stdin, OpenOptions{Platform: opt.Platform, Verify: opt.Verify, LoadOptions: opt.LoadOptions})
+	if err != nil {
+		return nil, err
+	}
+	m := &Mount{img: img, logf: opt.Logf}
+	m.verified.Store(!img.Unverified())
+	if err := m.serve(path, made, s.Root(), &opt); err != nil {
+		return nil, errors.Join(err, img.Close())
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(err, m.Unmount(true), m.Wait())
+	}
+	m.verifyBehind()
+	return m, nil
+}
+
+// serve mounts and registers m.
+func (m *Mount) serve(path string, made []string, store string, opt *MountOptions) error {
+	dir, err := control.Prepare(control.Dirs())
+	if err != nil {
+		return err
+	}
+	id := opt.ID
+	if id == "" {
+		id = control.NewID()
+	}
+	reg, err := control.Listen(dir, id)
+	if err != nil {
+		return err
+	}
+	server, err := mount.Mount(path, m.img.FS, mount.Options{
+		Name:       m.img.Name,
+		AllowOther: opt.AllowOther,
+		Suid:       opt.Suid,
+		Dev:        opt.Dev,
+		Provenance: opt.Provenance,
+		UID:        opt.UID,
+		GID:        opt.GID,
+		NoSymlinks: opt.NoSymlinks,
+		NoSpecials: opt.NoSpecials,
+		NoXattrs:   opt.NoXattrs,
+		Extra:      opt.Extra,
+		Nonempty:   true, // looked at already, and a mount below hides the answer
+		Log:        opt.Logf,
+	})
+	if err != nil {
+		reg.Close()
+		return err
+	}
+	m.server, m.reg = server, reg
+	m.info = control.Info{
+		ID: id, Dir: path, Image: m.img.Name, ImageID: m.img.ID.String(), Platform: m.img.Platform,
+		Mode: "ro", Options: opt.Shown, PID: os.Getpid(), Since: time.Now().Truncate(time.Second),
+		Log: opt.Log, Store: store, Made: made, Exits: opt.Exits,
+	}
+	if place, err := mtab.Locate(path); err == nil && place.IsOurs() {
+		m.info.Device = place.Mount.Device
+	}
+	if err := reg.Publish(m); err != nil {
+		err = errors.Join(err, mtab.Detach(path, true))
+		server.Wait()
+		reg.Close()
+		return err
+	}
+	return nil
+}
+
+// verifyBehind checks the layers of an image opened in place while it is
+// being read. What does not hold answers reads with an error.
+func (m *Mount) verifyBehind() {
+	ctx, cancel := context.WithCancel(context.Background())
+	m.stopVerify = cancel
+	if m.verified.Load() {
+		return
+	}
+	go func() {
+		defer cancel()
+		switch err := m.img.Verify(ctx); {
+		case err == nil:
+			m.verified.Store(true)
+		case ctx.Err() == nil:
+			m.logf("verify %s: %v", m.img.Name, err)
+		}
+	}()
+}
+
+// Info describes the mount for the register.
+func (m *Mount) Info() control.Info {
+	info := m.info
+	info.Verified = m.verified.Load()
+	return info
+}
+
+// Unmount takes the mount off its directory; Wait then returns. A lazy one
+// goes from the directory at once and ends when its last user has left.
+// errors.Is(err, syscall.EBUSY) tells that it is in use.
+func (m *Mount) Unmount(lazy bool) error {
+	if lazy {
+		return mtab.Detach(m.info.Dir, true)
+	}
+	return m.server.Unmount()
+}
+
+// Busy returns the error of an Unmount with who keeps the mount busy.
+func (m *Mount) Busy() *BusyError { return newBusyError(m.info.Dir, m.info.Device) }
+
+// Wait returns when the mount is gone, whoever unmounted it, and all that it
+// held is released.
+func (m *Mount) Wait() error {
+	m.server.Wait()
+	if m.stopVerify != nil {
+		m.stopVerify()
+	}
+	removeMade(m.info.Made)
+	err := m.img.Close()
+	m.reg.Close()
+	return err
+}
+
+// mountPoint finds out whether dir can be mounted on. It makes dir if that is
+// asked for, and returns its path without symlinks and what it made.
+func (s *Store) mountPoint(arg, dir string, opt *MountOptions) (path string, made []string, err error) {
+	refuse := func(reason, hint string, err error) error {
+		return &RefusedError{Dir: dir, Reason: reason, Hint: hint, Err: err}
+	}
+	place, err := clearDead(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if !opt.MakeDir {
+			return "", nil, refuse("no such directory", "make it, or let --mkdir make it for as long as the mount lives", nil)
+		}
+		made, err = makeDirs(dir)
+		if err != nil {
+			return "", nil, refuse("cannot be made: "+cause(err), "", err)
+		}
+		defer func() {
+			if err != nil {
+				removeMade(made)
+			}
+		}()
+		place, err = mtab.Locate(dir)
+	}
+	if err != nil {
+		return "", made, refuse(cause(err), "", err)
+	}
+	if err := s.apart(arg, place.Path, refuse); err != nil {
+		return "", made, err
+	}
+	if opt.Nonempty {
+		return place.Path, made, nil
+	}
+	if place.IsOurs() {
+		return "", made, refuse("has an imgfs mount already, of "+place.Mount.Source,
+			"imgfs umount it first, or mount over it with -o nonempty", nil)
+	}
+	switch empty, err := isEmpty(place.Path); {
+	case errors.Is(err, fs.ErrPermission): // who may not look may perhaps mount
+	case err != nil:
+		return "", made, refuse(cause(err), "", err)
+	case !empty:
+		return "", made, refuse("is not empty", "-o nonempty mounts over it", nil)
+	}
+	return place.Path, made, nil
+}
+
+// healthTime is how long the server of a mount may take to show that it lives.
+const healthTime = time.Second
+
+// clearDead finds what is at dir and takes off imgfs mounts without a server.
+func clearDead(dir string) (*mtab.Place, error) {
+	for {
+		place, err := mtab.Locate(dir)
+		if err != nil || !place.IsOurs() || mtab.Check(place.Path, healthTime) != mtab.Dead {
+			return place, err
+		}
+		if err := mtab.Detach(place.Path, true); err != nil {
+			return nil, &RefusedError{
+				Dir: dir, Reason: "has a mount whose server has ended, and it cannot be taken off: " + cause(err),
+				Hint: "as root: umount -l it", Err: err,
+			}
+		}
+	}
+}
+
+// isEmpty reports whether the directory path is empty.
+func isEmpty(path string) (bool, error) {
+	d, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	_, err = d.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
+}
+
+// apart refuses a mount that would hide what it is made of: a store or an
+// image file below the mount point, and a mount inside the store.
+func (s *Store) apart(arg, path string, refuse func(reason, hint string, err error) error) error {
+	inside, err := isBelow(path, s.Root())
+	if err != nil {
+		return refuse(cause(err), "", err)
+	}
+	if inside {
+		return refuse("lies inside the store "+s.Root(), "choose a directory elsewhere", nil)
+	}
+	below := []string{s.Root()}
+	if src, _ := image.SplitPath(arg, exists); src != "-" && exists(src) {
+		below = append(below, src)
+	}
+	for _, p := range below {
+		inside, err := isBelow(p, path)
+		if err != nil {
+			return refuse(cause(err), "", err)
+		}
+		if inside {
+			return refuse(p+" lies inside it and would be hidden", "choose a directory elsewhere", nil)
+		}
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// isBelow reports whether path is the directory dir or lies below it, also by
+// way of symlinks and bind mounts. What of either does not exist yet is below
+// nothing that does not exist.
+func isBelow(path, dir string) (bool, error) {
+	want, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return false, err
+	}
+	for {
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			path = real
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || path == "/" {
+			return false, err
+		}
+		path = filepath.Dir(path)
+	}
+	for {
+		if info, err := os.Stat(path); err == nil && os.SameFile(info, want) {
+			return true, nil
+		}
+		if path == "/" {
+			return false, nil
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// makeDirs makes dir and what is missing above it. It returns what it made,
+// outermost first.
+func makeDirs(dir string) (made []string, err error) {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	for p := dir; !exists(p) && p != "/"; p = filepath.Dir(p) {
+		missing = append(missing, p)
+	}
+	for i := len(missing) - 1; i >= 0; i-- {
+		switch err := os.Mkdir(missing[i], 0o755); {
+		case errors.Is(err, fs.ErrExist): // somebody else was quicker: it is theirs
+		case err != nil:
+			removeMade(made)
+			return nil, err
+		default:
+			made = append(made, missing[i])
+		}
+	}
+	return made, nil
+}
+
+// removeMade removes directories that makeDirs made, unless they are in use.
+func removeMade(made []string) {
+	for i := len(made) - 1; i >= 0; i-- {
+		if os.Remove(made[i]) != nil {
+			return // not empty, or gone: then it is not ours to remove
+		}
+	}
+}
+
+// cause returns the text of err without the path that it was met at.
+func cause(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return fmt.Sprint(err)
+}
