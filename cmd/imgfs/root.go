@@ -21,7 +21,11 @@ import (
 
 // The verbs, in the order that help lists them. A verb's file holds its
 // constructor and nothing of another verb.
-var verbs = []func(*app) *cobra.Command{}
+var verbs = []func(*app) *cobra.Command{
+	newLoad, newImport, newImages, newImage, newInspect, newHistory,
+	newLs, newCat, newStat, newTree,
+	newVersion, newCompletion,
+}
 
 // An app is one run of the program: where it reads, where it prints and which
 // store it uses. Tests run it in their own process.

@@ -61,7 +61,7 @@ func Rows[T any](w io.Writer, format, def string, escape bool, header T, rows []
 	}
 	for _, row := range rows {
 		if table || escape {
-			row = escapeFields(row)
+			row = EscapeFields(row)
 		}
 		if err := line(out, t, row); err != nil {
 			return err
@@ -161,8 +161,8 @@ func headerFuncs() template.FuncMap {
 	}
 }
 
-// escapeFields returns row with each string field escaped.
-func escapeFields[T any](row T) T {
+// EscapeFields returns row with each string field escaped.
+func EscapeFields[T any](row T) T {
 	v := reflect.ValueOf(&row).Elem()
 	if v.Kind() != reflect.Struct {
 		return row

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/term"
+	"github.com/imgfs/imgfs/unionfs"
+)
+
+// An entry is a name of a directory, with its inode.
+type entry struct {
+	name   string
+	id     index.NodeID
+	node   index.Node
+	target string // of a symlink
+}
+
+// newEntry reads the inode id, which is called name.
+func newEntry(f *unionfs.FS, name string, id index.NodeID) (entry, error) {
+	e := entry{name: name, id: id}
+	if err := f.Tree.Node(id, &e.node); err != nil {
+		return e, err
+	}
+	if e.node.Type() == index.ModeSymlink {
+		target, err := f.Tree.Target(&e.node)
+		if err != nil {
+			return e, err
+		}
+		e.target = string(target)
+	}
+	return e, nil
+}
+
+// readDir returns the entries of directory id, sorted by name.
+func readDir(f *unionfs.FS, id index.NodeID) ([]entry, error) {
+	d, err := f.Tree.ReadDir(id, 0)
+	if err != nil {
+		return nil, err
+	}
+	var list []entry
+	for {
+		dirent, ok, err := d.Next()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			break
+		}
+		e, err := newEntry(f, string(dirent.Name), dirent.ID)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b entry) int { return cmp.Compare(a.name, b.name) })
+	return list, nil
+}
+
+// hidden reports whether name is shown with -a only.
+func hidden(name string) bool { return strings.HasPrefix(name, ".") }
+
+// childPath returns the path of name in dir.
+func childPath(dir, name string) string {
+	if strings.HasSuffix(dir, "/") {
+		return dir + name
+	}
+	return dir + "/" + name
+}
+
+// typeName returns the word that JSON has for a node's type.
+func typeName(n *index.Node) string {
+	switch n.Type() {
+	case index.ModeDir:
+		return "directory"
+	case index.ModeSymlink:
+		return "symlink"
+	case index.ModeChar:
+		return "char"
+	case index.ModeBlock:
+		return "block"
+	case index.ModeFIFO:
+		return "fifo"
+	case index.ModeSocket:
+		return "socket"
+	}
+	return "file"
+}
+
+// modeString returns a mode as ls -l writes it: drwxr-xr-x.
+func modeString(mode uint32) string {
+	b := []byte("?rwxrwxrwx")
+	switch mode & index.ModeType {
+	case index.ModeDir:
+		b[0] = 'd'
+	case index.ModeSymlink:
+		b[0] = 'l'
+	case index.ModeChar:
+		b[0] = 'c'
+	case index.ModeBlock:
+		b[0] = 'b'
+	case index.ModeFIFO:
+		b[0] = 'p'
+	case index.ModeSocket:
+		b[0] = 's'
+	case index.ModeRegular:
+		b[0] = '-'
+	}
+	for i := range 9 {
+		if mode&(1<<(8-i)) == 0 {
+			b[1+i] = '-'
+		}
+	}
+	special := func(bit uint32, at int, with, without byte) {
+		if mode&bit == 0 {
+			return
+		}
+		if b[at] == 'x' {
+			b[at] = with
+		} else {
+			b[at] = without
+		}
+	}
+	special(unix.S_ISUID, 3, 's', 'S')
+	special(unix.S_ISGID, 6, 's', 'S')
+	special(unix.S_ISVTX, 9, 't', 'T')
+	return string(b)
+}
+
+func mtime(n *index.Node) time.Time { return time.Unix(n.Mtime, int64(n.MtimeNsec)) }
+
+func isDevice(n *index.Node) bool {
+	return n.Type() == index.ModeChar || n.Type() == index.ModeBlock
+}
+
+func major(n *index.Node) uint32 { return unix.Major(uint64(n.Rdev)) }
+func minor(n *index.Node) uint32 { return unix.Minor(uint64(n.Rdev)) }
+
+// blocks returns how many blocks of 512 bytes a mount says that n takes.
+func blocks(f *unionfs.FS, n *index.Node) (int64, error) {
+	if !n.IsRegular() {
+		return 0, nil
+	}
+	extents, sparse, err := f.Tree.Extents(n)
+	if err != nil {
+		return 0, err
+	}
+	bytes := n.Size
+	if sparse {
+		bytes = 0
+		for i := range extents.Len() {
+			bytes += extents.At(i).Len
+		}
+	}
+	if bytes > 1<<62 {
+		return 1 << 53, nil
+	}
+	return (bytes + 511) / 512, nil
+}
+
+// A fileInfo is what ls and stat print of an inode as JSON. Bytes that are
+// not UTF-8 are replaced in a string and told whole by the field …Base64.
+type fileInfo struct {
+	Path         string `json:"path"`
+	PathBase64   string `json:"path_base64,omitempty"`
+	Type         string `json:"type"` // file, directory, symlink, char, block, fifo, socket
+	Mode         string `json:"mode"` // octal, four digits
+	Nlink        uint32 `json:"nlink"`
+	UID          uint32 `json:"uid"`
+	GID          uint32 `json:"gid"`
+	Size         int64  `json:"size"`  // bytes
+	Mtime        string `json:"mtime"` // RFC 3339, UTC
+	Target       string `json:"target,omitempty"`
+	TargetBase64 string `json:"target_base64,omitempty"`
+	Major        uint32 `json:"major,omitempty"`
+	Minor        uint32 `json:"minor,omitempty"`
+	Inode        uint32 `json:"inode"`
+	Layer        int    `json:"layer"` // 0 is the base
+}
+
+func newFileInfo(path string, e *entry) fileInfo {
+	n := &e.node
+	i := fileInfo{
+		Path: path, PathBase64: term.Base64(path), Type: typeName(n),
+		Mode: fmt.Sprintf("%04o", n.Mode&0o7777), Nlink: n.Nlink, UID: n.UID, GID: n.GID,
+		Size: n.Size, Mtime: mtime(n).UTC().Format(time.RFC3339Nano),
+		Target: e.target, TargetBase64: term.Base64(e.target),
+		Inode: uint32(e.id), Layer: n.Layer,
+	}
+	if isDevice(n) {
+		i.Major, i.Minor = major(n), minor(n)
+	}
+	return i
+}
+
+// An xattr is an extended attribute as JSON.
+type xattr struct {
+	Name       string `json:"name"`
+	NameBase64 string `json:"name_base64,omitempty"`
+	Value      []byte `json:"value_base64"`
+}
+
+func readXattrs(f *unionfs.FS, n *index.Node) ([]xattr, error) {
+	var list []xattr
+	err := f.Tree.EachXattr(n, func(name, value []byte) bool {
+		list = append(list, xattr{string(name), term.Base64(string(name)), bytes.Clone(value)})
+		return true
+	})
+	return list, err
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgfs/imgfs"
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/term"
+)
+
+// imageFlags are the flags of the verbs that open an image.
+type imageFlags struct {
+	platform string
+	verify   bool
+}
+
+func (f *imageFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
+	c.Flags().BoolVar(&f.verify, "verify", false, "wait until an image file that is read in place is verified")
+}
+
+func (f *imageFlags) options(a *app) imgfs.OpenOptions {
+	return imgfs.OpenOptions{
+		Platform: f.platform, Verify: f.verify,
+		LoadOptions: imgfs.LoadOptions{Platform: f.platform, Warn: a.warn},
+	}
+}
+
+// warn prints a line about an oddity.
+func (a *app) warn(line string) { fmt.Fprintf(a.stderr, "imgfs: %s\n", term.Escape(line)) }
+
+// toTerminal reports whether stdout is a terminal: what is printed there is
+// escaped.
+func (a *app) toTerminal() bool { return term.IsTerminal(a.stdout) }
+
+// withImage opens the image of arg ("-" is stdin), calls do with it and
+// closes it. A fault under the map of a damaged index is an error.
+func (a *app) withImage(ctx context.Context, arg string, f *imageFlags, do func(*imgfs.Image) error) error {
+	if src, _ := image.SplitPath(arg, nil); src == "-" {
+		if err := a.refuseTerminal("imgfs reads a piped image: IMAGE may be a file or a name, too"); err != nil {
+			return err
+		}
+	}
+	st, err := a.store()
+	if err != nil {
+		return err
+	}
+	img, err := st.OpenImage(ctx, arg, a.stdin, f.options(a))
+	if err != nil {
+		return err
+	}
+	err = index.Guard(func() error { return do(img) })
+	return errors.Join(err, img.Close())
+}
+
+// refuseTerminal returns an error with its cure if stdin is a terminal.
+func (a *app) refuseTerminal(hint string) error {
+	if !term.IsTerminal(a.stdin) {
+		return nil
+	}
+	return &hintError{err: usagef("standard input is a terminal"), hint: hint}
+}
+
+// lookup returns the node of the path of arg in img.
+func lookup(img *imgfs.Image, arg string, follow bool) (index.NodeID, *index.Node, error) {
+	id, err := img.FS.Resolve(img.Path, follow)
+	if err != nil {
+		return 0, nil, pathError(arg, err)
+	}
+	n := new(index.Node)
+	if err := img.FS.Tree.Node(id, n); err != nil {
+		return 0, nil, pathError(arg, err)
+	}
+	return id, n, nil
+}
+
+// pathError names the argument that a path of an image was given by.
+func pathError(arg string, err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return noEntryError(arg)
+	}
+	return fmt.Errorf("%s: %w", arg, err)
+}
+
+// A noEntryError is the argument whose path the image does not have.
+type noEntryError string
+
+func (e noEntryError) Error() string { return string(e) + ": no such file or directory" }
+func (e noEntryError) Unwrap() error { return fs.ErrNotExist }
+
+// interruptible returns a context that ends with the first SIGINT or SIGTERM;
+// the second one ends the program.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+}
+
+// imageNames completes the names of the store's images.
+func (a *app) imageNames(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	st, err := a.store()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	images, err := st.Images(c.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	var names []string
+	for _, i := range images {
+		if i.Repository == "<none>" || i.Tag == "<none>" {
+			continue
+		}
+		// The tag is offered when the name is written.
+		name := i.Repository
+		if strings.HasPrefix(prefix, name+":") || i.Tag != "latest" {
+			name += ":" + i.Tag
+		}
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name+"\t"+term.ShortID(i.ID.String()))
+		}
+	}
+	// Files are images too.
+	return names, cobra.ShellCompDirectiveDefault
+}
+
+// firstImage completes the first argument with images, the others with files.
+func (a *app) firstImage(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.imageNames(c, args, prefix)
+}
+
+// formatError makes a bad --format a matter of usage.
+func formatError(err error) error {
+	if errors.Is(err, term.ErrTemplate) {
+		return &usageError{err}
+	}
+	return err
+}
