@@ -142,8 +142,14 @@ func findHelper() (string, error) {
 	return "", refused(NoHelper, hintHelper, nil)
 }
 
-// checkHelper returns why fusermount3 cannot serve a user, or its path.
+// checkHelper returns why fusermount3 cannot serve us, or its path. It opens
+// the device with the rights of who calls it, so that is tried first.
 func checkHelper(c *credentials) (string, error) {
+	conn, err := openDevice()
+	if err != nil {
+		return "", err
+	}
+	conn.Close()
 	helper, err := findHelper()
 	if err != nil {
 		return "", err
@@ -201,9 +207,6 @@ func checkUser(dir string, s *settings) error {
 // attachHelper mounts by fusermount3, which has the right and sends the
 // connection through a socket.
 func attachHelper(dir string, s *settings, c *credentials) (*os.File, error) {
-	if _, err := os.Stat(device); err != nil {
-		return nil, thisMachine().device(err, 0)
-	}
 	helper, err := checkHelper(c)
 	if err != nil {
 		return nil, err
@@ -248,22 +251,18 @@ func runHelper(helper string, socket *os.File, arg ...string) (words string, err
 
 // helperError translates what fusermount3 says.
 func helperError(words string, err error) *Error {
-	said := errors.New(strings.TrimPrefix(words, "fusermount3: "))
-	if words == "" {
-		said = err
+	said := err
+	if words != "" {
+		_, rest, ok := strings.Cut(words, "fusermount3: ") // it says its path before it
+		if !ok {
+			rest = words
+		}
+		said = errors.New(rest)
 	}
 	has := func(s string) bool { return strings.Contains(words, s) }
 	switch {
 	case has("user_allow_other"):
 		return refused(NoAllowOther, "as root: add the line user_allow_other to "+fuseConf+", or leave out allow_other", said)
-	case has("fuse device not found"), has("/dev/fuse") && has("No such"):
-		return thisMachine().device(fmt.Errorf("%w: %w", said, fs.ErrNotExist), 0)
-	case has(device) && has("ermission denied"):
-		var mode fs.FileMode
-		if fi, serr := os.Stat(device); serr == nil {
-			mode = fi.Mode()
-		}
-		return thisMachine().device(fmt.Errorf("%w: %w", said, fs.ErrPermission), mode)
 	case has("no write access"), has("not owned by user"):
 		return refused(NotOurs, "mount on a directory of your own", said)
 	case has("unknown option"):

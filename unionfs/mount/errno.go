@@ -46,18 +46,17 @@ func (c *complaints) errno(op string, node uint64, err error) fuse.Status {
 func (c *complaints) once(key, format string, args ...any) {
 	c.mu.Lock()
 	_, known := c.seen[key]
-	if !known && len(c.seen) < maxComplaints {
+	room := maxComplaints - len(c.seen)
+	if !known && room > 0 {
 		if c.seen == nil {
 			c.seen = make(map[string]struct{})
 		}
 		c.seen[key] = struct{}{}
 	}
-	last := !known && len(c.seen) == maxComplaints
-	full := len(c.seen) == maxComplaints
 	c.mu.Unlock()
 	switch {
-	case known || full && !last:
-	case last:
+	case known || room == 0:
+	case room == 1:
 		c.log("too many different errors: further ones are not logged")
 	default:
 		c.log(format, args...)

@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,9 +43,6 @@ func Available() error {
 		}
 		return conn.Close()
 	}
-	if _, err := os.Stat(device); err != nil {
-		return thisMachine().device(err, 0)
-	}
 	_, err := checkHelper(c)
 	return err
 }
@@ -69,7 +67,7 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := checkPoint(dir, opt.Nonempty || contains(opt.Extra, "nonempty"))
+	path, err := checkPoint(dir, opt.Nonempty || slices.Contains(opt.Extra, "nonempty"))
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +78,12 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	s := &Server{dir: path, direct: direct, served: make(chan struct{}), stop: make(chan struct{})}
 	fd, err := release(conn)
 	if err == nil {
-		err = s.serve(newTree(f, opt), fd, set, opt)
+		raw := newTree(f, opt)
+		err = s.serve(opt.wrapped(raw), fd, &fuse.MountOptions{
+			MaxWrite:  set.maxRead,                  // limits reads too
+			EnableAcl: set.allowOther && raw.xattrs, // where modes are enforced, ACLs are
+			Logger:    log.New(logWriter(opt.Log), "", 0),
+		})
 	}
 	if err != nil {
 		return nil, errors.Join(refused(NoAnswer, "", err), detach(path, direct, true))
@@ -101,15 +104,6 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	return s, nil
 }
 
-func contains(list []string, word string) bool {
-	for _, w := range list {
-		if w == word {
-			return true
-		}
-	}
-	return false
-}
-
 // release takes the descriptor out of conn, since go-fuse wants the number.
 func release(conn *os.File) (int, error) {
 	fd, err := unix.FcntlInt(conn.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -117,19 +111,15 @@ func release(conn *os.File) (int, error) {
 }
 
 // serve answers INIT on fd, which it takes, and starts to serve.
-func (s *Server) serve(raw *tree, fd int, set *settings, opt *Options) error {
-	server, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
-		Name:                     subtype,
-		MaxWrite:                 set.maxRead, // limits reads too
-		MaxBackground:            64,
-		ExplicitDataCacheControl: true,
-		EnableSymlinkCaching:     true,
-		EnableAcl:                set.allowOther && raw.xattrs, // modes are enforced, so ACLs are
-		DisableSplice:            true,
-		ExtraCapabilities:        fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT,
-		DisabledCapabilities:     fuse.CAP_PASSTHROUGH | fuse.CAP_READDIRPLUS_AUTO,
-		Logger:                   log.New(logWriter(opt.Log), "", 0),
-	})
+func (s *Server) serve(raw fuse.RawFileSystem, fd int, o *fuse.MountOptions) error {
+	o.Name = subtype
+	o.MaxBackground = 64
+	o.ExplicitDataCacheControl = true
+	o.EnableSymlinkCaching = true
+	o.DisableSplice = true
+	o.ExtraCapabilities = fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT
+	o.DisabledCapabilities = fuse.CAP_PASSTHROUGH | fuse.CAP_READDIRPLUS_AUTO
+	server, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), o)
 	if err != nil {
 		return err
 	}

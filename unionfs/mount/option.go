@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +33,15 @@ type Options struct {
 	// Log is told of errors that a reader sees only as EIO. Nil: the
 	// standard logger.
 	Log func(format string, args ...any)
+
+	wrap func(fuse.RawFileSystem) fuse.RawFileSystem // a test looks in
+}
+
+func (o *Options) wrapped(raw fuse.RawFileSystem) fuse.RawFileSystem {
+	if o.wrap == nil {
+		return raw
+	}
+	return o.wrap(raw)
 }
 
 // maxRead is the largest READ that is asked for and that the kernel sends by
