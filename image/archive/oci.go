@@ -3,6 +3,7 @@
 package archive
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +32,7 @@ func (l *loader) ociLayout(hasManifest bool) ([]Entry, error) {
 	}
 	index, err := image.ParseIndex(raw, "")
 	if err != nil {
-		if !marked && !hasManifest {
+		if !marked && !hasManifest && !listsManifests(raw) {
 			return nil, fmt.Errorf("index.json: %w: %w", err, ErrNotImage) // a file of some root filesystem
 		}
 		return nil, fmt.Errorf("index.json: %w", err)
@@ -47,6 +48,14 @@ func (l *loader) ociLayout(hasManifest bool) ([]Entry, error) {
 		return l.addDocker(entries)
 	}
 	return entries, nil
+}
+
+// listsManifests reports whether raw means to be an index, good or bad.
+func listsManifests(raw []byte) bool {
+	var doc struct {
+		Manifests json.RawMessage `json:"manifests"`
+	}
+	return json.Unmarshal(raw, &doc) == nil && doc.Manifests != nil
 }
 
 // checkLayoutFile reads the file oci-layout, which some tools leave out, and

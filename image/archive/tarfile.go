@@ -89,11 +89,10 @@ func (t *tarFiles) add(h *tar.Header, off, size int64) error {
 	e := &tarEntry{off: off, size: h.Size, link: h.Linkname}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont:
-		if h.Size > size-off {
-			return fmt.Errorf("tar entry %q at offset %d: want %d bytes, file has %d: %w", h.Name, off, h.Size, max(size-off, 0), image.ErrMalformed)
-		}
 		if isSparse(h) {
-			e.kind = tarSparse
+			e.kind = tarSparse // h.Size is that of the unpacked file
+		} else if h.Size > size-off {
+			return fmt.Errorf("tar entry %q at offset %d: want %d bytes, file has %d: %w", h.Name, off, h.Size, max(size-off, 0), image.ErrMalformed)
 		}
 	case tar.TypeGNUSparse:
 		e.kind = tarSparse
