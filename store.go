@@ -3,34 +3,70 @@
 package imgfs
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/imgfs/imgfs/unionfs"
+	"github.com/imgfs/imgfs/layerstore"
+	"github.com/imgfs/imgfs/layerstore/seek"
 )
 
 // A Store is a directory of images: blobs, what is derived from them, and
 // their names. Any number of processes may use one at a time.
 type Store struct {
-	root string
+	ls    *layerstore.Store
+	cache *seek.Cache
 }
 
+// DefaultCache is how many bytes of decoded layers an open store keeps in
+// memory.
+const DefaultCache = 48 << 20
+
 // DefaultRoot returns where the store is when nobody says: $IMGFS_ROOT, else
-// $XDG_DATA_HOME/imgfs (~/.local/share/imgfs), for root /var/lib/imgfs.
-func DefaultRoot() (string, error) { return "", errors.New("not yet") }
+// /var/lib/imgfs for root, else $XDG_DATA_HOME/imgfs (~/.local/share/imgfs).
+func DefaultRoot() (string, error) {
+	if root := os.Getenv("IMGFS_ROOT"); root != "" {
+		return root, nil
+	}
+	if os.Geteuid() == 0 && !inUserNamespace() {
+		return "/var/lib/imgfs", nil
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return filepath.Join(data, "imgfs"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the store: set IMGFS_ROOT or --root (%w)", err)
+	}
+	return filepath.Join(home, ".local/share/imgfs"), nil
+}
+
+// inUserNamespace reports whether uid 0 here is somebody else outside, as in
+// "unshare -Ur" and rootless containers.
+func inUserNamespace() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(b)), " ") != "0 0 4294967295"
+}
 
 // Open returns the store at root, which is made at the first write.
-func Open(root string) (*Store, error) { return nil, errors.New("not yet") }
+func Open(root string) (*Store, error) {
+	ls, err := layerstore.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{ls: ls, cache: seek.NewCache(DefaultCache)}, nil
+}
 
 // Close releases what the store holds open.
 func (s *Store) Close() error { return nil }
 
 // Root returns the store's directory, absolute.
-func (s *Store) Root() string { return s.root }
+func (s *Store) Root() string { return s.ls.Root() }
 
 // A Progress is told of long work. Its methods may be called from several
 // goroutines. A nil Progress is silent.
@@ -54,57 +90,12 @@ type Loaded struct {
 	ID   digest.Digest // digest of the config
 }
 
-// Load reads an image archive (a file or directory path, or "-" with stdin)
-// into the store and returns its images in the archive's order. On an error
-// the store is as it was before.
-func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt LoadOptions) ([]Loaded, error) {
-	return nil, errors.New("not yet")
-}
-
-// Import makes an image of one layer from a plain root filesystem tar, which
-// may be compressed, and names it ref if that is not empty.
-func (s *Store) Import(ctx context.Context, path string, stdin io.Reader, ref string, opt LoadOptions) (Loaded, error) {
-	return Loaded{}, errors.New("not yet")
-}
-
 // OpenOptions say how an image is opened.
 type OpenOptions struct {
 	Platform string // os/arch[/variant], empty: linux on this machine's architecture
 	Verify   bool   // wait until a file opened in place is verified
 	LoadOptions
 }
-
-// An Image is an open image: its documents and its tree. It holds leases on
-// what it needs until Close.
-type Image struct {
-	Name     string        // as it was asked for, familiar form: alpine:3, ./x.tar
-	ID       digest.Digest // digest of the config
-	Digest   digest.Digest // of the manifest
-	Platform string        // os/arch[/variant]
-	FS       *unionfs.FS   // the part that was asked for ("NAME:/usr")
-	Path     string        // that part, "" = all
-}
-
-// OpenImage opens arg: NAME[:TAG|@DIGEST], a prefix of an id, ./file.tar or
-// ./oci-dir, each with ":/path" behind it for a part. An archive that is
-// compressed as a whole, and "-" (stdin), are loaded into the store first. The
-// path must be a directory only if dir is true; else Image.Path says it and FS
-// is the whole tree. errors.Is(err, image.ErrNotFound) tells that there is no
-// such image.
-func (s *Store) OpenImage(ctx context.Context, arg string, stdin io.Reader, opt OpenOptions) (*Image, error) {
-	return nil, errors.New("not yet")
-}
-
-// Unverified reports whether layers of an image opened in place are still
-// being verified. A layer that fails answers reads with an error.
-func (i *Image) Unverified() bool { return false }
-
-// Verify starts the verifying pass of an image opened in place, if one is
-// due, and returns at its end. OpenOptions.Verify has it done before.
-func (i *Image) Verify(ctx context.Context) error { return nil }
-
-// Close releases the image.
-func (i *Image) Close() error { return nil }
 
 // ImageSummary is a row of the image list, one per name (or per image
 // without one).
@@ -117,11 +108,6 @@ type ImageSummary struct {
 	Size       int64 // bytes, uncompressed
 	Platform   string
 	Labels     map[string]string
-}
-
-// Images lists the images of the store, newest first.
-func (s *Store) Images(ctx context.Context) ([]ImageSummary, error) {
-	return nil, errors.New("not yet")
 }
 
 // ImageInfo is what inspect and history show.
@@ -151,9 +137,4 @@ type LayerInfo struct {
 	Size      int64 // bytes as shipped
 	TarSize   int64 // bytes, uncompressed
 	Oddities  int
-}
-
-// Info returns the documents of an image.
-func (s *Store) Info(ctx context.Context, arg string, opt OpenOptions) (*ImageInfo, error) {
-	return nil, errors.New("not yet")
 }

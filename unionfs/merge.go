@@ -39,6 +39,9 @@ func Merge(w *index.Writer[index.NodeID], layers []*index.Layer, keys []string) 
 	if len(layers) > maxLayers {
 		return fmt.Errorf("%d layers: %w of %d", len(layers), index.ErrLimit, maxLayers)
 	}
+	if len(layers) == 0 {
+		return writeEmpty(w)
+	}
 	m := &merger{layers: layers, links: make([]map[index.EntryID]nodeRef, len(layers))}
 	for k := range layers {
 		if err := m.resolveLinks(k); err != nil {
@@ -52,6 +55,20 @@ func Merge(w *index.Writer[index.NodeID], layers []*index.Layer, keys []string) 
 		return err
 	}
 	return m.write(w, keys)
+}
+
+// writeEmpty writes the tree of an image without layers.
+func writeEmpty(w *index.Writer[index.NodeID]) error {
+	addr, err := w.Dir(nil)
+	if err != nil {
+		return err
+	}
+	n := index.Node{Mode: index.ModeDir | 0o755, Nlink: 2, Flags: index.FlagImplied}
+	n.SetDir(addr, index.RootID)
+	if err := w.Node(&n); err != nil {
+		return err
+	}
+	return w.Close(index.Meta{Kind: "tree"})
 }
 
 // A nodeRef names an inode of a stack.

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/layerstore"
+)
+
+// Images lists the images of the store, newest first.
+func (s *Store) Images(ctx context.Context) ([]ImageSummary, error) {
+	refs, err := s.ls.Refs()
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.ls.Images()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]ImageSummary, 0, len(refs))
+	for _, r := range refs {
+		rec, ok := pick(r.Images, all)
+		if !ok {
+			continue
+		}
+		sum := ImageSummary{
+			Repository: "<none>", Tag: "<none>", ID: rec.ID, Digest: r.Target,
+			Created: rec.Created, Size: rec.Size, Platform: rec.Platform, Labels: rec.Labels,
+		}
+		if ref, err := image.ParseReference(r.Name); err == nil {
+			sum.Repository = ref.FamiliarName()
+			if ref.Tag() != "" {
+				sum.Tag = ref.Tag()
+			}
+		} else if r.Name != "" {
+			sum.Repository = r.Name
+		}
+		list = append(list, sum)
+	}
+	slices.SortStableFunc(list, func(a, b ImageSummary) int {
+		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.Repository, b.Repository), strings.Compare(a.Tag, b.Tag))
+	})
+	return list, nil
+}
+
+// pick returns the image that stands for a name: the host's platform, else
+// the first.
+func pick(manifests []digest.Digest, all map[digest.Digest]layerstore.Image) (rec layerstore.Image, ok bool) {
+	var platforms []image.Platform
+	var recs []layerstore.Image
+	for _, m := range manifests {
+		i, here := all[m]
+		if !here {
+			continue
+		}
+		p, err := image.ParsePlatform(i.Platform)
+		if err != nil {
+			p = image.Platform{}
+		}
+		recs, platforms = append(recs, i), append(platforms, p)
+	}
+	if len(recs) == 0 {
+		return rec, false
+	}
+	return recs[max(0, image.BestPlatform(platforms, image.HostPlatform()))], true
+}
+
+// Info returns the documents of an image. What OpenImage opens, it knows; an
+// image in place is read where it lies and not verified.
+func (s *Store) Info(ctx context.Context, arg string, opt OpenOptions) (*ImageInfo, error) {
+	src, _ := image.SplitPath(arg, onDisk)
+	info, err := s.info(ctx, src, opt)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src, err)
+	}
+	return info, nil
+}
+
+func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageInfo, error) {
+	if src == "-" {
+		return nil, errors.New("load it first (imgfs load)")
+	}
+	if !isPath(src) {
+		rec, _, err := s.find(src, opt.Platform)
+		if err == nil {
+			return s.infoRecord(rec)
+		}
+		if !errors.Is(err, image.ErrNotFound) || !onDisk(src) {
+			return nil, err
+		}
+	}
+	if info, err := infoFile(src, opt); !errors.Is(err, archive.ErrCompressed) {
+		return info, err
+	}
+	i, err := s.loadAndOpen(ctx, src, nil, opt)
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	rec, _, err := s.find(string(i.Digest), opt.Platform)
+	if err != nil {
+		return nil, err
+	}
+	return s.infoRecord(rec)
+}
+
+// infoFile reads the documents of an image file; its layers are not read, so
+// their uncompressed sizes are not known.
+func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
+	src, err := archive.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	e, m, err := selectImage(src, opt.Platform)
+	if err != nil {
+		return nil, err
+	}
+	var layers []layerstore.Layer
+	for _, l := range m.Layers {
+		layers = append(layers, layerstore.Layer{Digest: l.Desc.Digest, DiffID: l.DiffID, MediaType: l.Desc.MediaType, Size: l.Blob.Size()})
+	}
+	rec := record(m.Parsed, m.Config.Desc.Digest, m.Manifest.Desc.Digest, layers)
+	info := newInfo(&rec, m.Config.Raw, m.Manifest.Raw)
+	for _, n := range e.Names {
+		_, name := storedName(n)
+		info.RepoTags = append(info.RepoTags, name)
+	}
+	return info, nil
+}
+
+func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
+	config, err := s.ls.ReadBlob(rec.ID, maxDocument)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := s.ls.ReadBlob(rec.Manifest, maxDocument)
+	if err != nil {
+		return nil, err
+	}
+	info := newInfo(rec, config, manifest)
+	refs, err := s.ls.Refs()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range refs {
+		if !slices.Contains(r.Images, rec.Manifest) {
+			continue
+		}
+		info.Others = append(info.Others, r.Others...)
+		ref, err := image.ParseReference(r.Name)
+		if err != nil {
+			if r.Name != "" {
+				info.RepoTags = append(info.RepoTags, r.Name)
+			}
+			continue
+		}
+		info.RepoTags = append(info.RepoTags, ref.Familiar())
+		info.RepoDigests = append(info.RepoDigests, ref.FamiliarName()+"@"+string(r.Target))
+	}
+	return info, nil
+}
+
+// maxDocument bounds a manifest or config.
+const maxDocument = 4 << 20
+
+func newInfo(rec *layerstore.Image, config, manifest []byte) *ImageInfo {
+	info := &ImageInfo{
+		ID: rec.ID, Digest: rec.Manifest, Platform: rec.Platform, Created: rec.Created,
+		Size: rec.Size, Config: config, Manifest: manifest, DiffIDs: diffIDs(rec.Layers),
+	}
+	for _, l := range rec.Layers {
+		info.Layers = append(info.Layers, LayerInfo{
+			Digest: l.Digest, DiffID: l.DiffID, MediaType: l.MediaType,
+			Size: l.Size, TarSize: l.TarSize, Oddities: l.Oddities,
+		})
+	}
+	return info
+}

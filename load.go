@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/layerstore"
+	"github.com/imgfs/imgfs/layerstore/seek"
+	"github.com/imgfs/imgfs/unionfs"
+)
+
+// Load reads an image archive (the path of a file or directory, or "-" with
+// stdin) into the store and returns its images in the archive's order. An
+// archive that is compressed as a whole is unpacked to a temporary file first.
+// On an error the store is as it was before.
+func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt LoadOptions) ([]Loaded, error) {
+	stage, err := s.ls.NewStage()
+	if err != nil {
+		return nil, err
+	}
+	defer stage.Discard()
+	src, err := openArchive(ctx, stage, path, stdin, opt)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	l := &loader{s: s, stage: stage, opt: opt}
+	if opt.Platform != "" {
+		p, err := image.ParsePlatform(opt.Platform)
+		if err != nil {
+			return nil, err
+		}
+		l.platform = &p
+	}
+	return l.load(ctx, src)
+}
+
+// openArchive opens path for random access; a stream is spooled to a file of
+// the stage that has no name any more.
+func openArchive(ctx context.Context, stage *layerstore.Stage, path string, stdin io.Reader, opt LoadOptions) (*archive.Source, error) {
+	if path == "-" {
+		if stdin == nil {
+			return nil, errors.New("no standard input")
+		}
+		return spool(ctx, stage, stdin, opt)
+	}
+	src, err := archive.Open(path)
+	if !errors.Is(err, archive.ErrCompressed) {
+		return src, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return spool(ctx, stage, f, opt)
+}
+
+// maxArchive bounds a spooled archive: what a layer may be, and as much again.
+const maxArchive = 2 << 40
+
+func spool(ctx context.Context, stage *layerstore.Stage, r io.Reader, opt LoadOptions) (*archive.Source, error) {
+	dec, _, err := seek.NewDecoder(&ctxReader{ctx, r})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", image.ErrMalformed, err)
+	}
+	defer dec.Close()
+	f, err := os.OpenFile(stage.Temp("archive"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(f.Name())
+	bar := start(opt.Progress, "reading archive", 0)
+	n, err := io.Copy(io.MultiWriter(f, bar), io.LimitReader(dec, maxArchive))
+	bar.Close()
+	if err == nil && n == maxArchive {
+		err = fmt.Errorf("%w: archive over %d bytes", image.ErrMalformed, int64(maxArchive))
+	}
+	if errors.Is(err, seek.ErrFormat) {
+		err = fmt.Errorf("%w: %w", image.ErrMalformed, err)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return archive.OpenFile(f, n)
+}
+
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+type silent struct{}
+
+func (silent) Write(p []byte) (int, error) { return len(p), nil }
+func (silent) Close() error                { return nil }
+
+func start(p Progress, what string, total int64) io.WriteCloser {
+	if p == nil {
+		return silent{}
+	}
+	return p.Start(what, total)
+}
+
+// A loader brings what one archive holds into a stage.
+type loader struct {
+	s        *Store
+	stage    *layerstore.Stage
+	opt      LoadOptions
+	platform *image.Platform // nil: all that are here
+
+	images map[digest.Digest]layerstore.Image // by manifest
+
+	mu     sync.Mutex
+	layers map[layerKey]*loadedLayer // guarded by mu; the values by their once
+}
+
+// layerKey is where a layer lies; a digest is only its claim.
+type layerKey struct {
+	path   string
+	off    int64
+	size   int64
+	digest digest.Digest
+	diffID digest.Digest
+}
+
+type loadedLayer struct {
+	once sync.Once
+	l    layerstore.Layer
+	err  error
+}
+
+func (l *loader) warn(format string, args ...any) {
+	if l.opt.Warn != nil {
+		l.opt.Warn(fmt.Sprintf(format, args...))
+	}
+}
+
+func (l *loader) load(ctx context.Context, src *archive.Source) ([]Loaded, error) {
+	l.images = make(map[digest.Digest]layerstore.Image)
+	l.layers = make(map[layerKey]*loadedLayer)
+	var out []Loaded
+	var refs []layerstore.Ref
+	for i := range src.Entries() {
+		e := &src.Entries()[i]
+		ref, shown, err := l.entry(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		names := e.Names
+		if len(names) == 0 {
+			names = []string{""}
+		}
+		for _, name := range names {
+			r := ref
+			r.Name, name = storedName(name)
+			refs = append(refs, r)
+			out = append(out, Loaded{Name: name, ID: shown})
+		}
+	}
+	if err := l.stage.Commit(); err != nil {
+		return nil, err
+	}
+	var images []layerstore.Image
+	for _, i := range l.images {
+		images = append(images, i)
+	}
+	return out, l.s.ls.AddRefs(refs, images)
+}
+
+// storedName returns a name as the store keeps it and as docker prints it. A
+// name that is no reference is kept as it stands.
+func storedName(name string) (key, familiar string) {
+	r, err := image.ParseReference(name)
+	if err != nil {
+		return name, name
+	}
+	return r.String(), r.Familiar()
+}
+
+// entry loads the images of one name and returns its ref, without the name,
+// and the ID of the image that stands for it.
+func (l *loader) entry(ctx context.Context, e *archive.Entry) (ref layerstore.Ref, shown digest.Digest, err error) {
+	chosen, err := e.Select(l.platform)
+	if err != nil {
+		return ref, "", l.noneUsable(e, err)
+	}
+	for i := range e.Images {
+		m := &e.Images[i]
+		switch {
+		case m.Attestation:
+			ref.Others = append(ref.Others, "attestation "+string(m.Manifest.Desc.Digest))
+			continue
+		case m.Missing != nil && errors.Is(m.Missing, image.ErrMalformed):
+			return ref, "", m.Missing
+		case m.Missing != nil:
+			ref.Others = append(ref.Others, fmt.Sprintf("%s absent: %v", image.FormatPlatform(m.Platform), m.Missing))
+			continue
+		case l.platform != nil && m != chosen:
+			ref.Others = append(ref.Others, image.FormatPlatform(m.Platform)+" not loaded")
+			continue
+		}
+		rec, err := l.image(ctx, m)
+		if err != nil {
+			return ref, "", err
+		}
+		ref.Images = append(ref.Images, rec.Manifest)
+		if m == chosen {
+			shown = rec.ID
+			ref.Target = rec.Manifest
+		}
+	}
+	for _, d := range e.Documents {
+		if err := l.stage.Blob(d.Desc.Digest, d.Raw); err != nil {
+			return ref, "", err
+		}
+	}
+	if e.Target.Digest != "" {
+		ref.Target = e.Target.Digest
+	}
+	ref.Since = time.Now().UTC()
+	return ref, shown, nil
+}
+
+// noneUsable turns a failed choice into a refusal where it is the archive's
+// fault: with no platform asked for, something of it should have been usable.
+func (l *loader) noneUsable(e *archive.Entry, err error) error {
+	if l.platform != nil || errors.Is(err, image.ErrMalformed) {
+		return err
+	}
+	for i := range e.Images {
+		if e.Images[i].Missing == nil && !e.Images[i].Attestation {
+			// Another platform's, several of them: they can all be loaded.
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", image.ErrMalformed, err)
+}
+
+// image loads one platform: layers beside each other, then its documents and
+// its tree.
+func (l *loader) image(ctx context.Context, m *archive.Image) (rec layerstore.Image, err error) {
+	layers := make([]layerstore.Layer, len(m.Layers))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(max(2, runtime.NumCPU()))
+	for i := range m.Layers {
+		group.Go(func() error {
+			var err error
+			layers[i], err = l.layer(gctx, i, &m.Layers[i])
+			if err != nil {
+				return layerError(i, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return rec, err
+	}
+	manifest := m.Manifest.Raw
+	if manifest == nil {
+		if manifest, err = synthesize(m, layers); err != nil {
+			return rec, err
+		}
+	}
+	rec = record(m.Parsed, m.Config.Desc.Digest, digest.FromBytes(manifest), layers)
+	if m.Manifest.Raw != nil {
+		rec.Manifest = m.Manifest.Desc.Digest
+	}
+	if err := l.stage.Blob(rec.Manifest, manifest); err != nil {
+		return rec, err
+	}
+	if err := l.stage.Blob(m.Config.Desc.Digest, m.Config.Raw); err != nil {
+		return rec, err
+	}
+	l.images[rec.Manifest] = rec
+	return rec, l.s.stageTree(l.stage, rec)
+}
+
+// layerError names the layer as a person counts: from 1, the base.
+func layerError(i int, err error) error {
+	var e *unionfs.LayerError
+	if errors.As(err, &e) {
+		return err
+	}
+	return fmt.Errorf("layer %d: %w", i+1, err)
+}
+
+// layer loads one layer, once however often the archive names it.
+func (l *loader) layer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
+	key := layerKey{a.Path, a.Offset, a.Blob.Size(), a.Desc.Digest, a.DiffID}
+	l.mu.Lock()
+	done := l.layers[key]
+	if done == nil {
+		done = new(loadedLayer)
+		l.layers[key] = done
+	}
+	l.mu.Unlock()
+	done.once.Do(func() { done.l, done.err = l.readLayer(ctx, i, a) })
+	return done.l, done.err
+}
+
+func (l *loader) readLayer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
+	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}
+	bar := start(l.opt.Progress, fmt.Sprintf("layer %d %s", i+1, short(a.DiffID)), a.Blob.Size())
+	defer bar.Close()
+	src := io.NewSectionReader(a.Blob, 0, a.Blob.Size())
+	got, meta, sidecar, err := l.stage.AddLayer(ctx, want, io.TeeReader(src, bar), index.Limits{})
+	if err != nil {
+		return got, err
+	}
+	if sidecar {
+		l.warn("layer %d is one long compressed stream: a seekable copy is kept beside it", i+1)
+	}
+	if got.Oddities > 0 {
+		first := ""
+		if len(meta.Oddities) > 0 {
+			first = ": " + strconv.Quote(meta.Oddities[0].Name) + ", " + meta.Oddities[0].What
+		}
+		l.warn("%s in layer %d%s", count(got.Oddities, "oddity", "oddities"), i+1, first)
+	}
+	return got, nil
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
+
+// short returns the first 12 digits of a digest.
+func short(d digest.Digest) string {
+	if d.Validate() != nil {
+		return string(d)
+	}
+	return d.Encoded()[:12]
+}
+
+// record makes what the store remembers of an image.
+func record(c *image.Config, id, manifest digest.Digest, layers []layerstore.Layer) layerstore.Image {
+	rec := layerstore.Image{
+		ID: id, Manifest: manifest, Layers: slices.Clone(layers),
+		Platform: image.FormatPlatform(c.Platform()), Labels: c.Config.Labels,
+	}
+	if c.Created != nil {
+		rec.Created = *c.Created
+	}
+	history := c.LayerHistory()
+	for i := range rec.Layers {
+		if i < len(history) {
+			rec.Layers[i].CreatedBy = history[i].CreatedBy
+		}
+		rec.Size += rec.Layers[i].TarSize
+	}
+	if chain := image.ChainIDs(diffIDs(layers)); len(chain) > 0 {
+		rec.ChainID = chain[len(chain)-1]
+	}
+	return rec
+}
+
+func diffIDs(layers []layerstore.Layer) []digest.Digest {
+	list := make([]digest.Digest, len(layers))
+	for i := range layers {
+		list[i] = layers[i].DiffID
+	}
+	return list
+}
+
+// Docker's media types, which the manifest of a docker-archive gets.
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerConfig   = "application/vnd.docker.container.image.v1+json"
+	dockerLayer    = "application/vnd.docker.image.rootfs.diff.tar"
+)
+
+// synthesize makes the manifest that a docker-archive does not have.
+func synthesize(m *archive.Image, layers []layerstore.Layer) ([]byte, error) {
+	doc := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: dockerManifest,
+		Config:    ocispec.Descriptor{MediaType: dockerConfig, Digest: m.Config.Desc.Digest, Size: int64(len(m.Config.Raw))},
+		Layers:    []ocispec.Descriptor{},
+	}
+	for _, l := range layers {
+		t := l.MediaType
+		if t == "" {
+			t = dockerLayer
+		}
+		doc.Layers = append(doc.Layers, ocispec.Descriptor{MediaType: t, Digest: l.Digest, Size: l.Size})
+	}
+	return json.Marshal(doc)
+}
+
+// Import makes an image of one layer from a plain root filesystem tar, which
+// may be compressed, and names it name if that is not empty.
+func (s *Store) Import(ctx context.Context, path string, stdin io.Reader, name string, opt LoadOptions) (Loaded, error) {
+	if name != "" {
+		if _, err := image.ParseReference(name); err != nil {
+			return Loaded{}, err
+		}
+	}
+	stage, err := s.ls.NewStage()
+	if err != nil {
+		return Loaded{}, err
+	}
+	defer stage.Discard()
+	src, from, size := stdin, "stdin", int64(0)
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return Loaded{}, err
+		}
+		defer f.Close()
+		if fi, err := f.Stat(); err != nil {
+			return Loaded{}, err
+		} else if fi.IsDir() {
+			return Loaded{}, fmt.Errorf("%s: a directory, want a tar", path)
+		} else {
+			size = fi.Size()
+		}
+		src, from = f, path
+	}
+	bar := start(opt.Progress, "importing", size)
+	defer bar.Close()
+	got, _, _, err := stage.AddLayer(ctx, layerstore.Layer{MediaType: ocispec.MediaTypeImageLayer}, io.TeeReader(src, bar), index.Limits{})
+	if err != nil {
+		return Loaded{}, err
+	}
+	return s.importLayer(stage, got, from, name)
+}
+
+// importLayer writes config and manifest of an imported layer and commits.
+func (s *Store) importLayer(stage *layerstore.Stage, got layerstore.Layer, from, name string) (Loaded, error) {
+	created := now()
+	p := image.HostPlatform()
+	config, err := json.Marshal(ocispec.Image{
+		Created:  &created,
+		Platform: ocispec.Platform{Architecture: p.Architecture, OS: p.OS, Variant: p.Variant},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{got.DiffID}},
+		History:  []ocispec.History{{Created: &created, Comment: "Imported from " + from}},
+	})
+	if err != nil {
+		return Loaded{}, err
+	}
+	if got.Digest != got.DiffID {
+		got.MediaType = ocispec.MediaTypeImageLayerGzip
+	}
+	id := digest.FromBytes(config)
+	manifest, err := json.Marshal(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: id, Size: int64(len(config))},
+		Layers:    []ocispec.Descriptor{{MediaType: got.MediaType, Digest: got.Digest, Size: got.Size}},
+	})
+	if err != nil {
+		return Loaded{}, err
+	}
+	parsed, err := image.ParseConfig(config)
+	if err != nil {
+		return Loaded{}, err
+	}
+	rec := record(parsed, id, digest.FromBytes(manifest), []layerstore.Layer{got})
+	if err := errors.Join(stage.Blob(id, config), stage.Blob(rec.Manifest, manifest), s.stageTree(stage, rec)); err != nil {
+		return Loaded{}, err
+	}
+	if err := stage.Commit(); err != nil {
+		return Loaded{}, err
+	}
+	ref := layerstore.Ref{Target: rec.Manifest, Images: []digest.Digest{rec.Manifest}, Since: time.Now().UTC()}
+	out := Loaded{ID: id}
+	ref.Name, out.Name = storedName(name)
+	return out, s.ls.AddRefs([]layerstore.Ref{ref}, []layerstore.Image{rec})
+}
+
+// now is the time for documents that imgfs makes: SOURCE_DATE_EPOCH if set,
+// in seconds (reproducible-builds.org).
+func now() time.Time {
+	if n, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
+		return time.Unix(n, 0).UTC()
+	}
+	return time.Now().UTC()
+}
+
+// emptyChain names the tree of an image without layers.
+const emptyChain = digest.Digest("sha256:0000000000000000000000000000000000000000000000000000000000000000")
+
+func treeChain(rec *layerstore.Image) digest.Digest {
+	if rec.ChainID == "" {
+		return emptyChain
+	}
+	return rec.ChainID
+}
+
+// stageTree makes the tree of an image in the stage, unless it is there.
+func (s *Store) stageTree(stage *layerstore.Stage, rec layerstore.Image) error {
+	path := s.ls.TreePath(treeChain(&rec))
+	if t, err := index.Open[index.NodeID](stage.Path(path)); err == nil {
+		return t.Close()
+	}
+	tables := make([]*index.Layer, 0, len(rec.Layers))
+	keys := make([]string, 0, len(rec.Layers))
+	defer func() {
+		for _, t := range tables {
+			t.Close()
+		}
+	}()
+	for i, l := range rec.Layers {
+		t, err := index.Open[index.EntryID](stage.Path(s.ls.LayerPath(l.DiffID)))
+		if err != nil {
+			return layerError(i, err)
+		}
+		tables = append(tables, t)
+		keys = append(keys, string(l.DiffID))
+	}
+	return writeTree(stage.New(path), tables, keys)
+}
+
+// writeTree merges tables to a new tree file.
+func writeTree(path string, tables []*index.Layer, keys []string) error {
+	w, err := index.Create[index.NodeID](path)
+	if err != nil {
+		return err
+	}
+	if err := index.Guard(func() error { return unionfs.Merge(w, tables, keys) }); err != nil {
+		w.Abort()
+		return err
+	}
+	return nil
+}

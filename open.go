@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/layerstore"
+	"github.com/imgfs/imgfs/unionfs"
+)
+
+// An Image is an open image: its documents and its tree. It holds leases on
+// what it needs until Close.
+type Image struct {
+	Name     string        // as it was asked for, familiar form: alpine:3, ./x.tar
+	ID       digest.Digest // digest of the config
+	Digest   digest.Digest // of the manifest, "" for a docker-archive in place
+	Platform string        // os/arch[/variant]
+	FS       *unionfs.FS   // the whole tree
+	Path     string        // the part that was asked for ("NAME:/usr"), "" = all
+
+	places []*layerstore.Place // in place
+	lease  *layerstore.Lease
+	source io.Closer // the archive
+
+	mu      sync.Mutex
+	closers []io.Closer // guarded by mu; layers that were read
+}
+
+// OpenImage opens arg: NAME[:TAG|@DIGEST], a prefix of an id, ./file.tar or
+// ./oci-dir, each with ":/path" behind it for a part (see image.SplitPath). An
+// archive that is compressed as a whole, and "-" (stdin), are loaded into the
+// store first. errors.Is(err, image.ErrNotFound) tells that there is no such
+// image.
+func (s *Store) OpenImage(ctx context.Context, arg string, stdin io.Reader, opt OpenOptions) (*Image, error) {
+	src, path := image.SplitPath(arg, onDisk)
+	i, err := s.openSource(ctx, src, stdin, opt)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src, err)
+	}
+	i.Path = path
+	if opt.Verify {
+		if err := i.Verify(ctx); err != nil {
+			i.Close()
+			return nil, fmt.Errorf("%s: %w", src, err)
+		}
+	}
+	return i, nil
+}
+
+func onDisk(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// isPath reports whether a source is spelled as a path and never as a name.
+func isPath(src string) bool {
+	return src == "." || src == ".." || strings.HasPrefix(src, "/") ||
+		strings.HasPrefix(src, "./") || strings.HasPrefix(src, "../")
+}
+
+func (s *Store) openSource(ctx context.Context, src string, stdin io.Reader, opt OpenOptions) (*Image, error) {
+	if src == "-" {
+		return s.loadAndOpen(ctx, src, stdin, opt)
+	}
+	if isPath(src) {
+		return s.openFile(ctx, src, opt)
+	}
+	rec, name, err := s.find(src, opt.Platform)
+	if errors.Is(err, image.ErrNotFound) && onDisk(src) {
+		return s.openFile(ctx, src, opt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.openRecord(ctx, rec, name)
+}
+
+// loadAndOpen loads an archive and opens the only image in it.
+func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, opt OpenOptions) (*Image, error) {
+	load := opt.LoadOptions
+	if load.Platform == "" {
+		load.Platform = opt.Platform
+	}
+	loaded, err := s.Load(ctx, src, stdin, load)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range loaded {
+		if l.ID != loaded[0].ID {
+			return nil, fmt.Errorf("%d images were loaded, mount one by its name (imgfs images)", len(loaded))
+		}
+	}
+	rec, name, err := s.find(string(loaded[0].ID), opt.Platform)
+	if err != nil {
+		return nil, err
+	}
+	if loaded[0].Name != "" {
+		name = loaded[0].Name
+	}
+	return s.openRecord(ctx, rec, name)
+}
+
+// find returns the image that a name, a digest or the beginning of an id
+// means, and the name as docker prints it.
+func (s *Store) find(src, platform string) (*layerstore.Image, string, error) {
+	ref, name, err := s.findRef(src)
+	if err != nil {
+		return nil, "", err
+	}
+	if ref != nil {
+		rec, err := s.choose(ref.Images, platform)
+		return rec, name, err
+	}
+	return s.findID(src)
+}
+
+// findRef looks src up as a name: as docker reads it, with a digest behind
+// it, or as it stands. A nil ref is none.
+func (s *Store) findRef(src string) (*layerstore.Ref, string, error) {
+	r, parseErr := image.ParseReference(src)
+	keys := []string{src}
+	if parseErr == nil {
+		keys = []string{r.String(), src}
+	}
+	for _, key := range keys {
+		ref, ok, err := s.ls.Ref(key)
+		if err != nil {
+			return nil, "", err
+		}
+		if ok && ref.Name != "" {
+			_, name := storedName(ref.Name)
+			return &ref, name, nil
+		}
+	}
+	if parseErr != nil || r.Digest() == "" {
+		return nil, "", nil
+	}
+	refs, err := s.ls.Refs()
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range refs {
+		have, err := image.ParseReference(refs[i].Name)
+		if err != nil || have.Name() != r.Name() {
+			continue
+		}
+		if refs[i].Target == r.Digest() {
+			return &refs[i], r.Familiar(), nil
+		}
+		for _, m := range refs[i].Images {
+			if m == r.Digest() {
+				ref := refs[i]
+				ref.Images = []digest.Digest{m}
+				return &ref, r.Familiar(), nil
+			}
+		}
+	}
+	return nil, "", nil
+}
+
+// findID looks src up as a digest, with or without sha256:, or the first
+// digits of one: of a config, a manifest or an index.
+func (s *Store) findID(src string) (*layerstore.Image, string, error) {
+	hex := strings.TrimPrefix(src, "sha256:")
+	if len(hex) < 4 || strings.Trim(hex, "0123456789abcdef") != "" {
+		return nil, "", image.ErrNotFound
+	}
+	all, err := s.ls.Images()
+	if err != nil {
+		return nil, "", err
+	}
+	var found *layerstore.Image
+	for _, i := range all {
+		if !strings.HasPrefix(i.ID.Encoded(), hex) && !strings.HasPrefix(i.Manifest.Encoded(), hex) {
+			continue
+		}
+		if found != nil && found.ID != i.ID {
+			return nil, "", fmt.Errorf("%w: %s is the beginning of several", image.ErrNotFound, src)
+		}
+		found = &i
+	}
+	if found == nil {
+		return nil, "", image.ErrNotFound
+	}
+	return found, short(found.ID), nil
+}
+
+// choose picks the image for a platform among the manifests of a name. One
+// that stands alone is taken whatever it was built for, unless somebody asked.
+func (s *Store) choose(manifests []digest.Digest, platform string) (*layerstore.Image, error) {
+	want := image.HostPlatform()
+	if platform != "" {
+		var err error
+		if want, err = image.ParsePlatform(platform); err != nil {
+			return nil, err
+		}
+	}
+	var recs []layerstore.Image
+	var platforms []image.Platform
+	var names []string
+	for _, m := range manifests {
+		rec, ok, err := s.ls.Image(m)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("the store has lost image %s", m)
+		}
+		p, err := image.ParsePlatform(rec.Platform)
+		if err != nil {
+			p = image.Platform{} // an image that names none
+		}
+		recs, platforms, names = append(recs, rec), append(platforms, p), append(names, rec.Platform)
+	}
+	if k := image.BestPlatform(platforms, want); k >= 0 {
+		return &recs[k], nil
+	}
+	if platform == "" && len(recs) == 1 {
+		return &recs[0], nil
+	}
+	return nil, fmt.Errorf("%w for %s, there is %s (--platform)", image.ErrNotFound, image.FormatPlatform(want), strings.Join(names, ", "))
+}
+
+// openRecord opens an image of the store.
+func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name string) (*Image, error) {
+	digests := []digest.Digest{rec.ID, rec.Manifest}
+	sources := make([]unionfs.Source, len(rec.Layers))
+	for i, l := range rec.Layers {
+		digests = append(digests, l.Digest)
+		sources[i] = unionfs.Source{DiffID: string(l.DiffID), CreatedBy: l.CreatedBy}
+	}
+	lease, err := s.ls.NewLease(digests)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := s.openTree(s.ls.TreePath(treeChain(rec)), len(rec.Layers), func(path string, _ int) error {
+		return s.rebuildTree(ctx, rec)
+	})
+	if err != nil {
+		lease.Close()
+		return nil, err
+	}
+	i := &Image{Name: name, ID: rec.ID, Digest: rec.Manifest, Platform: rec.Platform, lease: lease}
+	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) {
+		c, err := s.ls.OpenContent(context.Background(), rec.Layers[k], s.cache)
+		if err != nil {
+			return nil, layerError(k, err)
+		}
+		i.mu.Lock()
+		i.closers = append(i.closers, c)
+		i.mu.Unlock()
+		return c, nil
+	})
+	return i, nil
+}
+
+// openTree opens a tree file, made anew if it is missing or damaged.
+func (s *Store) openTree(path string, layers int, rebuild func(path string, layers int) error) (*index.Tree, error) {
+	t, err := index.Open[index.NodeID](path)
+	if !layerstore.IsDerivedBad(err) {
+		return t, err
+	}
+	if err := rebuild(path, layers); err != nil {
+		return nil, err
+	}
+	return index.Open[index.NodeID](path)
+}
+
+// rebuildTree merges the tables of an image anew; tables that are missing are
+// made from their blobs.
+func (s *Store) rebuildTree(ctx context.Context, rec *layerstore.Image) error {
+	for k, l := range rec.Layers {
+		t, err := s.ls.OpenTable(ctx, l)
+		if err != nil {
+			return layerError(k, err)
+		}
+		t.Close()
+	}
+	stage, err := s.ls.NewStage()
+	if err != nil {
+		return err
+	}
+	defer stage.Discard()
+	os.Remove(s.ls.TreePath(treeChain(rec)))
+	if err := s.stageTree(stage, *rec); err != nil {
+		return err
+	}
+	return stage.Commit()
+}
+
+// openFile opens an image in place.
+func (s *Store) openFile(ctx context.Context, path string, opt OpenOptions) (*Image, error) {
+	src, err := archive.Open(path)
+	if errors.Is(err, archive.ErrCompressed) {
+		return s.loadAndOpen(ctx, path, nil, opt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.openPlaces(ctx, path, src, opt)
+	if err != nil {
+		src.Close()
+	}
+	return i, err
+}
+
+func (s *Store) openPlaces(ctx context.Context, path string, src *archive.Source, opt OpenOptions) (*Image, error) {
+	_, m, err := selectImage(src, opt.Platform)
+	if err != nil {
+		return nil, err
+	}
+	i := &Image{
+		Name: path, ID: m.Config.Desc.Digest, Digest: m.Manifest.Desc.Digest,
+		Platform: image.FormatPlatform(m.Parsed.Platform()), source: src,
+		places: make([]*layerstore.Place, len(m.Layers)),
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(max(2, runtime.NumCPU()))
+	for k := range m.Layers {
+		group.Go(func() (err error) {
+			i.places[k], err = s.openPlace(gctx, k, &m.Layers[k], opt)
+			return err
+		})
+	}
+	err = group.Wait()
+	if err == nil {
+		err = i.openPlaceTree(ctx, s, m.Parsed)
+	}
+	if err != nil {
+		i.source = nil
+		i.Close()
+		return nil, err
+	}
+	return i, nil
+}
+
+// selectImage picks the image of a file that holds one, for a platform.
+func selectImage(src *archive.Source, platform string) (*archive.Entry, *archive.Image, error) {
+	e, err := src.Find("")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w; load it (imgfs load -i) and take one by its name", err)
+	}
+	var want *image.Platform
+	if platform != "" {
+		p, err := image.ParsePlatform(platform)
+		if err != nil {
+			return nil, nil, err
+		}
+		want = &p
+	}
+	m, err := e.Select(want)
+	return e, m, err
+}
+
+func (s *Store) openPlace(ctx context.Context, k int, a *archive.Layer, opt OpenOptions) (*layerstore.Place, error) {
+	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}
+	path, err := filepath.Abs(a.Path)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.ls.OpenPlace(ctx, want, path, a.Offset, a.Blob.Size(), s.cache, index.Limits{})
+	if err != nil {
+		return nil, layerError(k, err)
+	}
+	if n := p.Layer().Oddities; n > 0 && opt.Warn != nil {
+		opt.Warn(fmt.Sprintf("%s in layer %d", count(n, "oddity", "oddities"), k+1))
+	}
+	return p, nil
+}
+
+// openPlaceTree opens or makes the tree of layers in place.
+func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) error {
+	keys := make([]string, len(i.places))
+	sources := make([]unionfs.Source, len(i.places))
+	history := c.LayerHistory()
+	for k, p := range i.places {
+		keys[k] = p.Key()
+		sources[k].DiffID = string(p.Layer().DiffID)
+		if k < len(history) {
+			sources[k].CreatedBy = history[k].CreatedBy
+		}
+	}
+	path := s.ls.PlaceTreePath(keys)
+	tree, err := s.openTree(path, len(keys), func(path string, _ int) error {
+		stage, err := s.ls.NewStage()
+		if err != nil {
+			return err
+		}
+		defer stage.Discard()
+		var tables []*index.Layer
+		defer func() {
+			for _, t := range tables {
+				t.Close()
+			}
+		}()
+		for k, p := range i.places {
+			t, err := p.OpenTable(ctx)
+			if err != nil {
+				return layerError(k, err)
+			}
+			tables = append(tables, t)
+		}
+		if err := writeTree(stage.New(path), tables, keys); err != nil {
+			return err
+		}
+		return stage.Commit()
+	})
+	if err != nil {
+		return err
+	}
+	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) { return i.places[k], nil })
+	return nil
+}
+
+// Unverified reports whether layers of an image opened in place are still to
+// be verified. A layer that fails answers reads with an error.
+func (i *Image) Unverified() bool {
+	for _, p := range i.places {
+		if !p.Verified() {
+			return true
+		}
+	}
+	return false
+}
+
+// Verify reads the layers of an image opened in place that were not verified
+// before, and returns at the end. The error names the layer.
+func (i *Image) Verify(ctx context.Context) error {
+	for k, p := range i.places {
+		if err := p.Verify(ctx); err != nil {
+			return layerError(k, err)
+		}
+	}
+	return nil
+}
+
+// Close releases the image. Nothing may read it any more.
+func (i *Image) Close() error {
+	var err error
+	if i.FS != nil {
+		err = i.FS.Tree.Close()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, c := range i.closers {
+		err = errors.Join(err, c.Close())
+	}
+	for _, p := range i.places {
+		if p != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}
+	if i.source != nil {
+		err = errors.Join(err, i.source.Close())
+	}
+	return errors.Join(err, i.lease.Close())
+}
