@@ -18,15 +18,34 @@ import (
 // what the limits bound.
 type loader struct {
 	files   files
-	read    int64 // bytes of documents so far
-	visited int   // manifests and indexes so far
-	layers  int   // of all images so far
-	raw     map[digest.Digest][]byte
-	images  map[digest.Digest]*Image
+	read    int64                    // bytes of documents so far
+	visited int                      // manifests and indexes so far
+	layers  int                      // of all images so far
+	raw     map[digest.Digest][]byte // verified
+
+	// What was parsed, so that naming a thing a thousand times costs one parse.
+	images  map[parsedKey]*Image
+	indexes map[parsedKey]*ocispec.Index
+}
+
+// A parsedKey says what was parsed as what.
+type parsedKey struct {
+	digest      digest.Digest
+	mediaType   string
+	attestation bool
+}
+
+func keyOf(d ocispec.Descriptor) parsedKey {
+	return parsedKey{d.Digest, d.MediaType, image.IsAttestation(d)}
 }
 
 func newLoader(f files) *loader {
-	return &loader{files: f, raw: make(map[digest.Digest][]byte), images: make(map[digest.Digest]*Image)}
+	return &loader{
+		files:   f,
+		raw:     make(map[digest.Digest][]byte),
+		images:  make(map[parsedKey]*Image),
+		indexes: make(map[parsedKey]*ocispec.Index),
+	}
 }
 
 // visit counts one manifest or index.
@@ -82,6 +101,22 @@ func (l *loader) file(name string) ([]byte, error) {
 	return raw, nil
 }
 
+// index reads the index of d and returns it parsed and raw.
+func (l *loader) index(d ocispec.Descriptor) (*ocispec.Index, []byte, error) {
+	raw, err := l.document(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	x := l.indexes[keyOf(d)]
+	if x == nil {
+		if x, err = image.ParseIndex(raw, d.MediaType); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", d.Digest, err)
+		}
+		l.indexes[keyOf(d)] = x
+	}
+	return x, raw, nil
+}
+
 // document reads the document of d and verifies it. The error wraps
 // ErrMissing if the source lacks it.
 func (l *loader) document(d ocispec.Descriptor) ([]byte, error) {
@@ -91,18 +126,19 @@ func (l *loader) document(d ocispec.Descriptor) ([]byte, error) {
 	if d.Size > image.MaxDocument {
 		return nil, fmt.Errorf("%s: document of %d bytes: limit is %d: %w", d.Digest, d.Size, image.MaxDocument, image.ErrMalformed)
 	}
-	raw, ok := l.raw[d.Digest]
-	if !ok {
-		m, err := l.blob(d)
-		if err != nil {
-			return nil, err
-		}
-		if err := l.count(m.size); err != nil {
-			return nil, err
-		}
-		if raw, err = m.bytes(); err != nil {
-			return nil, fmt.Errorf("%s: %w", d.Digest, err)
-		}
+	if raw, ok := l.raw[d.Digest]; ok && int64(len(raw)) == d.Size {
+		return raw, nil
+	}
+	m, err := l.blob(d)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.count(m.size); err != nil {
+		return nil, err
+	}
+	raw, err := m.bytes()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Digest, err)
 	}
 	if err := image.VerifyDocument(raw, d); err != nil {
 		return nil, err

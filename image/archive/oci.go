@@ -176,17 +176,13 @@ func (l *loader) flatten(e *Entry, d ocispec.Descriptor, depth int) error {
 		e.addImage(*m)
 		return nil
 	}
-	raw, err := l.document(d)
+	index, raw, err := l.index(d)
 	if errors.Is(err, ErrMissing) {
 		e.addImage(Image{Manifest: Document{Desc: d}, Missing: err})
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	index, err := image.ParseIndex(raw, d.MediaType)
-	if err != nil {
-		return fmt.Errorf("%s: %w", d.Digest, err)
 	}
 	if !slices.ContainsFunc(e.Documents, func(doc Document) bool { return doc.Desc.Digest == d.Digest }) {
 		e.Documents = append(e.Documents, Document{d, raw})
@@ -205,11 +201,13 @@ func (l *loader) isIndex(d ocispec.Descriptor) (bool, error) {
 	if d.MediaType != "" {
 		return image.IsIndexType(d.MediaType), nil
 	}
-	raw, err := l.document(d)
-	if err != nil {
+	if l.images[keyOf(d)] != nil {
+		return false, nil
+	}
+	if _, err := l.document(d); err != nil {
 		return false, err
 	}
-	_, err = image.ParseIndex(raw, "")
+	_, _, err := l.index(d)
 	return err == nil, nil
 }
 
@@ -251,20 +249,20 @@ func (l *loader) image(d ocispec.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	manifest, err := image.ParseManifest(raw, d.MediaType)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.Digest, err)
-	}
-	if seen := l.images[d.Digest]; seen != nil {
+	if seen := l.images[keyOf(d)]; seen != nil {
 		again := *seen
 		again.Manifest.Desc = d
 		return &again, nil
+	}
+	manifest, err := image.ParseManifest(raw, d.MediaType)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.Digest, err)
 	}
 	m.Manifest.Raw = raw
 	if err := l.ociContent(m, manifest); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Digest, err)
 	}
-	l.images[d.Digest] = m
+	l.images[keyOf(d)] = m
 	return m, nil
 }
 
