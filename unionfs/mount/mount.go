@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -27,9 +26,9 @@ type Server struct {
 	mountID uint64 // as in mountinfo; 0 = the kernel does not tell
 	dev     uint64 // st_dev
 
-	served chan struct{} // closed when the kernel asks no more
-	stop   chan struct{} // closed to end the warm-up
-	work   sync.WaitGroup
+	gone   chan struct{} // closed when the kernel asks no more; ends the warm-up
+	warmed chan struct{} // closed at the end of the warm-up
+	served chan struct{} // closed when both are over
 }
 
 // Available returns nil if this process can mount, else the *Error that Mount
@@ -75,7 +74,10 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: path, direct: direct, served: make(chan struct{}), stop: make(chan struct{})}
+	s := &Server{
+		dir: path, direct: direct,
+		gone: make(chan struct{}), warmed: make(chan struct{}), served: make(chan struct{}),
+	}
 	fd, err := release(conn)
 	if err == nil {
 		raw := newTree(f, opt)
@@ -89,6 +91,7 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 		return nil, errors.Join(refused(NoAnswer, "", err), detach(path, direct, true))
 	}
 	if err := s.answers(); err != nil {
+		close(s.warmed)
 		err = errors.Join(refused(NoAnswer, "", err), detach(path, direct, true))
 		s.Wait()
 		return nil, err
@@ -96,11 +99,12 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	if c.root {
 		s.readAhead(set.maxRead)
 	}
-	s.work.Go(func() {
-		if err := f.Tree.Warm(s.stop); err != nil {
-			opt.Log("%s: warming the index: %v", path, err)
+	go func() {
+		defer close(s.warmed)
+		if err := f.Tree.Warm(s.gone); err != nil {
+			opt.Log("%s: reading the index ahead: %v", path, err)
 		}
-	})
+	}()
 	return s, nil
 }
 
@@ -125,8 +129,8 @@ func (s *Server) serve(raw fuse.RawFileSystem, fd int, o *fuse.MountOptions) err
 	}
 	go func() {
 		server.Serve()
-		close(s.stop)
-		s.work.Wait()
+		close(s.gone)
+		<-s.warmed
 		close(s.served)
 	}()
 	return nil
