@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -130,7 +131,7 @@ func (s *source) place(dst string) (dir, name string, err error) {
 			}
 		}
 	case wantDir && !s.node.IsDir():
-		return "", "", &fs.PathError{Op: "copy to", Path: dst, Err: fs.ErrNotExist}
+		return "", "", &fs.PathError{Op: "copy to", Path: dst, Err: syscall.ENOENT}
 	}
 	// A symlink as DST is perhaps what an image left there before.
 	if fi, err := os.Lstat(clean); err == nil && fi.Mode()&fs.ModeSymlink != 0 {

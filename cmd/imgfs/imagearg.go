@@ -59,7 +59,7 @@ func (a *app) withImage(ctx context.Context, arg string, f *imageFlags, do func(
 	}
 	img, err := st.OpenImage(ctx, arg, a.stdin, f.options(a))
 	if err != nil {
-		return err
+		return notImage(err)
 	}
 	err = index.Guard(func() error { return do(img) })
 	return errors.Join(err, img.Close())
@@ -73,8 +73,17 @@ func (a *app) refuseTerminal(hint string) error {
 	return &hintError{err: usagef("standard input is a terminal"), hint: hint}
 }
 
+// notImage adds the cure to the error about a tar that is no image.
+func notImage(err error) error {
+	if !errors.Is(err, imgfs.ErrNotImage) {
+		return err
+	}
+	return &hintError{err: err, hint: "imgfs import FILE NAME makes an image of the tar of a root filesystem"}
+}
+
 // lookup returns the node of the path of arg in img.
 func lookup(img *imgfs.Image, arg string, follow bool) (index.NodeID, *index.Node, error) {
+	// Resolve itself follows what a slash stands behind.
 	id, err := img.FS.Resolve(img.Path, follow)
 	if err != nil {
 		return 0, nil, pathError(arg, err)

@@ -77,7 +77,7 @@ diffID, its sizes and how many oddities were met in it.`,
 			for _, arg := range args {
 				i, err := inspect(c.Context(), st, arg, flags.options(a))
 				if err != nil {
-					missing = append(missing, fmt.Errorf("%s: %w", arg, err))
+					missing = append(missing, notImage(err))
 					continue
 				}
 				found = append(found, i)

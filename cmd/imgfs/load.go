@@ -55,7 +55,7 @@ ID: sha256:…".`,
 				return err
 			})
 			if err != nil {
-				return err
+				return notImage(err)
 			}
 			for _, l := range loaded {
 				if l.Name != "" {
