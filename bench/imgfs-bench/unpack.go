@@ -109,12 +109,23 @@ func manifestLayers(f *os.File) (layers []string, at map[string]section, blobs i
 }
 
 // toOverlay turns the whiteouts of a layer into overlayfs's: a character
-// device 0:0, or an xattr on the directory.
+// device 0:0, or an xattr on the directory. A device 0:0 of the layer's own is
+// removed: overlayfs can show none.
 func toOverlay(layer string) error {
 	var markers []string
 	err := filepath.WalkDir(layer, func(name string, d fs.DirEntry, err error) error {
-		if err == nil && strings.HasPrefix(d.Name(), whiteoutPrefix) {
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(d.Name(), whiteoutPrefix) {
 			markers = append(markers, name)
+		}
+		if d.Type()&fs.ModeCharDevice == 0 {
+			return nil
+		}
+		info, err := d.Info()
+		if err == nil && info.Sys().(*syscall.Stat_t).Rdev == 0 {
+			err = os.Remove(name)
 		}
 		return err
 	})

@@ -64,11 +64,10 @@ func kinds(l *layer) {
 	l.file(d+"..dots..", []byte("an ordinary name\n"))
 }
 
-// history adds a directory srv/history as the first of two layers leave it;
+// history adds a directory srv/history, after kinds, as the first of two layers leave it;
 // rewrite is the second. What each name shows in the end is said by its name.
 func history(l *layer) {
 	const d = "srv/history/"
-	l.dir("srv")
 	l.dir(d)
 	l.file(d+"unchanged", []byte("old\n"))
 	l.file(d+"replaced", []byte("old\n"), xattr("user.age", "old"))
