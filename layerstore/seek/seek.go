@@ -7,20 +7,20 @@
 // ReadAt from the stream as it was shipped, decoding one chunk at a time into
 // a bounded Cache.
 //
+// gzip has seek points at member starts and at block ends, each block end with
+// the 32 KiB before it; a block too long for a chunk is entered in its middle.
+// zstd has them at frames. What has none that serve (a long zstd frame, xz,
+// bzip2) is packed anew, into a sidecar.
+//
+// The one lock is Cache.mu; nothing is decoded or read under it.
+//
 // The package knows nothing of layers, digests, tars or files: it is given
 // readers and writers.
 package seek
 
 import (
-	"bytes"
-	"compress/bzip2"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
-
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 // ErrFormat marks a compressed stream that breaks the rules of its format:
@@ -61,6 +61,10 @@ func (c Compression) String() string {
 	return fmt.Sprintf("compression(%d)", uint8(c))
 }
 
+// headBytes is how many first bytes Detect looks at, and a zstd frame's header
+// may take.
+const headBytes = 18
+
 // Detect tells the compression of a stream from its first bytes; 18 are
 // enough. A zstd stream may begin with a skippable frame.
 func Detect(head []byte) Compression {
@@ -79,93 +83,3 @@ func Detect(head []byte) Compression {
 	}
 	return None
 }
-
-// Options of Build; the zero value works.
-type Options struct {
-	Spacing int64                     // bytes of output between seek points; 0 is 2 MiB
-	Sidecar func() (io.Writer, error) // where the seekable copy goes, if one is needed
-	MaxSize int64                     // limit of the uncompressed bytes; 0 is 1 TiB
-}
-
-// Result is what Build learned.
-type Result struct {
-	Compression Compression
-	Size        int64 // bytes, uncompressed
-	Chunks      int
-	Sidecar     bool // chunks are read from the sidecar, not from the blob
-	Trailing    bool // bytes after the end of a gzip stream, read and ignored
-}
-
-// Build decodes src (skeleton: the index holds everything).
-func Build(src io.Reader, dst io.Writer, index io.Writer, opt Options) (Result, error) {
-	d, c, err := NewDecoder(src)
-	if err != nil {
-		return Result{}, err
-	}
-	defer d.Close()
-	n, err := io.Copy(io.MultiWriter(dst, index), d)
-	if err != nil {
-		return Result{}, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	_, err = io.Copy(io.Discard, src)
-	return Result{Compression: c, Size: n, Chunks: 1}, err
-}
-
-// NewDecoder decodes a stream of whatever compression.
-func NewDecoder(r io.Reader) (io.ReadCloser, Compression, error) {
-	head := make([]byte, 18)
-	n, err := io.ReadFull(r, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, None, err
-	}
-	r = io.MultiReader(bytes.NewReader(head[:n]), r)
-	c := Detect(head[:n])
-	switch c {
-	case Gzip:
-		z, err := gzip.NewReader(r)
-		return z, c, err
-	case Zstd:
-		z, err := zstd.NewReader(r)
-		if err != nil {
-			return nil, c, err
-		}
-		return z.IOReadCloser(), c, nil
-	case Bzip2:
-		return io.NopCloser(bzip2.NewReader(r)), c, nil
-	case XZ:
-		z, err := xz.NewReader(r)
-		return io.NopCloser(z), c, err
-	}
-	return io.NopCloser(r), c, nil
-}
-
-// Cache is a bounded memory of decoded chunks.
-type Cache struct{}
-
-// NewCache returns a cache of at most maxBytes.
-func NewCache(maxBytes int64) *Cache { return &Cache{} }
-
-// Reader reads the uncompressed bytes.
-type Reader struct {
-	index io.ReaderAt
-	size  int64
-}
-
-// Open opens an index (skeleton).
-func Open(index io.ReaderAt, indexSize int64, blob io.ReaderAt, blobSize int64, cache *Cache) (*Reader, error) {
-	return &Reader{index, indexSize}, nil
-}
-
-// Plain reads an uncompressed blob as it is, unverified.
-func Plain(blob io.ReaderAt, size int64) *Reader { return &Reader{blob, size} }
-
-// ReadAt is io.ReaderAt.
-func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
-	return io.NewSectionReader(r.index, 0, r.size).ReadAt(p, off)
-}
-
-// Size is the count of uncompressed bytes.
-func (r *Reader) Size() int64 { return r.size }
-
-// Close ends the reader.
-func (r *Reader) Close() error { return nil }

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package seek
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/imgfs/imgfs/layerstore/seek/inflate"
+)
+
+// defaultCache is the size of the cache of a Reader that was given none.
+const defaultCache = 16 << 20
+
+// bufferUnit is what the sizes of buffers are rounded up to, so that the
+// buffer of one chunk serves the next.
+const bufferUnit = 128 << 10
+
+// A Cache holds decoded chunks, up to a number of bytes, for all the Readers
+// that were opened with it. Each chunk is decoded once however many ask for
+// it, and when reads go forwards the next is decoded ahead. It is safe for
+// concurrent use.
+//
+// What is being decoded counts, so the bound can be passed only by what as
+// many decodes as twice the processors need at once, when all else is in use.
+type Cache struct {
+	max   int64
+	ahead int           // chunks to decode ahead
+	sem   chan struct{} // one for each decode at a time
+	zstd  *zstd.Decoder
+	flate sync.Pool // of *inflate.Decoder
+
+	mu         sync.Mutex
+	idle       sync.Cond // of mu: some Reader has become idle
+	chunks     map[chunkKey]*chunk
+	used       int64    // capacity of all buffers
+	spare      [][]byte // buffers of no chunk
+	background int      // goroutines that decode ahead
+	newest     chunk    // root of the ring of ready chunks, newest first
+}
+
+type chunkKey struct {
+	r *Reader
+	i int
+}
+
+// chunk is a decoded chunk or one that is being decoded. All but data, buf and
+// err is guarded by Cache.mu; those are written before ready is closed.
+type chunk struct {
+	key        chunkKey
+	prev, next *chunk // in the ring, once it is decoded
+	refs       int    // readers that use data
+	decoded    bool
+	ahead      bool // decoded ahead and not yet read
+	ready      chan struct{}
+	data       []byte
+	buf        []byte // data lies in it
+	err        error
+}
+
+// NewCache returns a cache of at most maxBytes.
+func NewCache(maxBytes int64) *Cache {
+	procs := runtime.GOMAXPROCS(0)
+	c := &Cache{
+		max: maxBytes, ahead: min(max(1, procs-1), 4),
+		sem: make(chan struct{}, 2*procs), zstd: zstdCodec(),
+		chunks: map[chunkKey]*chunk{},
+	}
+	c.flate.New = func() any { return new(inflate.Decoder) }
+	c.idle.L = &c.mu
+	c.newest.prev, c.newest.next = &c.newest, &c.newest
+	return c
+}
+
+// get returns chunk i of r, which the caller gives back by put.
+func (c *Cache) get(r *Reader, i int) (*chunk, error) {
+	c.mu.Lock()
+	if r.closed {
+		c.mu.Unlock()
+		return nil, os.ErrClosed
+	}
+	r.active++
+	key := chunkKey{r, i}
+	ch, ok := c.chunks[key]
+	if !ok {
+		ch = c.addLocked(key)
+		ch.refs++
+		if _, forwards := c.chunks[chunkKey{r, i - 1}]; forwards {
+			c.decodeAheadLocked(r, i+1)
+		}
+		c.mu.Unlock()
+		c.load(ch)
+	} else {
+		ch.refs++
+		if ch.ahead {
+			ch.ahead = false
+			c.decodeAheadLocked(r, i+1)
+		}
+		if ch.decoded {
+			ch.unlink()
+			c.linkLocked(ch)
+			c.mu.Unlock()
+			return ch, nil
+		}
+		c.mu.Unlock()
+	}
+	<-ch.ready
+	if ch.err != nil {
+		c.put(ch)
+		return nil, ch.err
+	}
+	return ch, nil
+}
+
+// put gives back what get returned.
+func (c *Cache) put(ch *chunk) {
+	c.mu.Lock()
+	ch.refs--
+	c.leaveLocked(ch.key.r)
+	c.mu.Unlock()
+}
+
+// enter makes r busy, until leave.
+func (c *Cache) enter(r *Reader) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	r.active++
+	return nil
+}
+
+func (c *Cache) leave(r *Reader) {
+	c.mu.Lock()
+	c.leaveLocked(r)
+	c.mu.Unlock()
+}
+
+func (c *Cache) leaveLocked(r *Reader) {
+	r.active--
+	if r.active == 0 && r.closed {
+		c.idle.Broadcast()
+	}
+}
+
+func (c *Cache) addLocked(key chunkKey) *chunk {
+	ch := &chunk{key: key, ready: make(chan struct{})}
+	c.chunks[key] = ch
+	return ch
+}
+
+func (c *Cache) linkLocked(ch *chunk) {
+	ch.prev, ch.next = &c.newest, c.newest.next
+	ch.prev.next, ch.next.prev = ch, ch
+}
+
+func (ch *chunk) unlink() {
+	ch.prev.next, ch.next.prev = ch.next, ch.prev
+	ch.prev, ch.next = nil, nil
+}
+
+// decodeAheadLocked starts decoding chunk i, and some that follow it, in the
+// background.
+func (c *Cache) decodeAheadLocked(r *Reader, i int) {
+	for end := min(i+c.ahead, r.t.chunks()); i < end && c.background < c.ahead; i++ {
+		key := chunkKey{r, i}
+		if _, ok := c.chunks[key]; ok {
+			continue
+		}
+		ch := c.addLocked(key)
+		ch.ahead = true
+		r.active++
+		c.background++
+		go func() {
+			c.load(ch)
+			c.mu.Lock()
+			c.background--
+			c.leaveLocked(r)
+			c.mu.Unlock()
+		}()
+	}
+}
+
+// load decodes ch and makes it ready.
+func (c *Cache) load(ch *chunk) {
+	c.sem <- struct{}{}
+	r, i := ch.key.r, ch.key.i
+	buf := c.buffer(r.bufferSize(i))
+	data, err := c.decode(r, i, buf)
+	<-c.sem
+
+	c.mu.Lock()
+	if err != nil {
+		ch.err = fmt.Errorf("chunk %d: %w", i, err)
+		delete(c.chunks, ch.key)
+		c.spareLocked(buf)
+	} else {
+		ch.data, ch.buf, ch.decoded = data, buf, true
+		c.linkLocked(ch)
+	}
+	c.shrinkLocked(0)
+	c.mu.Unlock()
+	close(ch.ready)
+}
+
+// decode turns a panic into an error: it may run in the background, where a
+// panic would end the process.
+func (c *Cache) decode(r *Reader, i int, buf []byte) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			data, err = nil, fmt.Errorf("internal error: %v: %w", p, ErrCorrupt)
+		}
+	}()
+	return r.decode(i, buf)
+}
+
+// buffer returns a buffer of at least n bytes.
+func (c *Cache) buffer(n int) []byte {
+	n = (n + bufferUnit - 1) / bufferUnit * bufferUnit
+	c.mu.Lock()
+	if c.used+int64(n) > c.max {
+		c.evictLocked(n) // the oldest chunk's buffer may just fit
+	}
+	for k, b := range c.spare {
+		if cap(b) >= n && cap(b) <= 2*n {
+			last := len(c.spare) - 1
+			c.spare[k] = c.spare[last]
+			c.spare = c.spare[:last]
+			c.mu.Unlock()
+			return b[:n]
+		}
+	}
+	c.shrinkLocked(int64(n))
+	c.used += int64(n)
+	c.mu.Unlock()
+	return make([]byte, n)
+}
+
+func (c *Cache) spareLocked(b []byte) { c.spare = append(c.spare, b[:cap(b)]) }
+
+// evictLocked moves buffers of the oldest chunks to the spare ones until n
+// bytes of them are there, as far as chunks are not in use.
+func (c *Cache) evictLocked(n int) {
+	spare := 0
+	for _, b := range c.spare {
+		spare += cap(b)
+	}
+	for ch := c.newest.prev; ch != &c.newest && spare < n; {
+		prev := ch.prev
+		if ch.refs == 0 {
+			spare += cap(ch.buf)
+			c.dropLocked(ch)
+		}
+		ch = prev
+	}
+}
+
+// dropLocked forgets a decoded chunk that nobody uses.
+func (c *Cache) dropLocked(ch *chunk) {
+	ch.unlink()
+	delete(c.chunks, ch.key)
+	c.spareLocked(ch.buf)
+	ch.buf, ch.data = nil, nil
+}
+
+// shrinkLocked makes room for n bytes more, as far as it can.
+func (c *Cache) shrinkLocked(n int64) {
+	for c.used+n > c.max {
+		if len(c.spare) == 0 {
+			c.evictLocked(1)
+		}
+		last := len(c.spare) - 1
+		if last < 0 {
+			return // all is in use
+		}
+		c.used -= int64(cap(c.spare[last]))
+		c.spare[last] = nil
+		c.spare = c.spare[:last]
+	}
+}
+
+// close waits until nothing uses r and forgets its chunks.
+func (c *Cache) close(r *Reader) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.closed = true
+	for r.active > 0 {
+		c.idle.Wait()
+	}
+	for ch := c.newest.next; ch != &c.newest; {
+		next := ch.next
+		if ch.key.r == r {
+			c.dropLocked(ch)
+		}
+		ch = next
+	}
+}

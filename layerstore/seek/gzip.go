@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package seek
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/imgfs/imgfs/layerstore/seek/inflate"
+)
+
+// maxGap is the most compressed bytes between two seek points where there is
+// any output: a stream of empty blocks must not make one endless chunk.
+const maxGap = 32 << 20
+
+// Flags of a gzip member's header (RFC 1952, 2.3.1).
+const (
+	gzHeaderCRC = 1 << 1
+	gzExtra     = 1 << 2
+	gzName      = 1 << 3
+	gzComment   = 1 << 4
+)
+
+// headerReader reads the bytes of a member's header and sums them.
+type headerReader struct {
+	d   *inflate.Decoder
+	crc uint32
+	err error // the first error
+}
+
+func (h *headerReader) byte() byte {
+	if h.err != nil {
+		return 0
+	}
+	c, err := h.d.ReadByte()
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	h.err = err
+	b := [1]byte{c}
+	h.crc = crc32.Update(h.crc, crc32.IEEETable, b[:])
+	return c
+}
+
+func (h *headerReader) text() {
+	for h.byte() != 0 && h.err == nil {
+	}
+}
+
+// readMember reads the header of a gzip member, d standing at its first byte.
+func readMember(d *inflate.Decoder) error {
+	h := headerReader{d: d}
+	if h.byte() != 0x1f || h.byte() != 0x8b || h.byte() != 8 {
+		if h.err != nil {
+			return h.err
+		}
+		return errors.New("not a gzip member")
+	}
+	flags := h.byte()
+	for range 6 {
+		h.byte()
+	}
+	if flags&gzExtra != 0 {
+		n := int(h.byte()) | int(h.byte())<<8
+		for ; n > 0 && h.err == nil; n-- {
+			h.byte()
+		}
+	}
+	if flags&gzName != 0 {
+		h.text()
+	}
+	if flags&gzComment != 0 {
+		h.text()
+	}
+	if flags&gzHeaderCRC != 0 {
+		want := uint16(h.crc)
+		if got := uint16(h.byte()) | uint16(h.byte())<<8; h.err == nil && got != want {
+			return errors.New("gzip header: wrong checksum")
+		}
+	}
+	if h.err != nil {
+		return h.err
+	}
+	d.Begin()
+	return nil
+}
+
+// readTrailer reads what follows the DEFLATE stream of a member.
+func readTrailer(d *inflate.Decoder) (crc, isize uint32, err error) {
+	d.Align()
+	var b [8]byte
+	for i := range b {
+		if b[i], err = d.ReadByte(); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, 0, err
+		}
+	}
+	return binary.LittleEndian.Uint32(b[:]), binary.LittleEndian.Uint32(b[4:]), nil
+}
+
+// another says whether a further member follows. If not, err is nil when the
+// input ended, errTrailing when other bytes follow, or the input's own error.
+func another(d *inflate.Decoder) (bool, error) {
+	b := d.Peek(3)
+	switch {
+	case len(b) == 3 && Detect(b) == Gzip:
+		return true, nil
+	case len(b) > 0:
+		return false, errTrailing
+	}
+	if err := d.Err(); err != io.EOF {
+		return false, err
+	}
+	return false, nil
+}
+
+var errTrailing = errors.New("bytes after the end")
+
+// gzipProducer decodes gzip into a pipeline, marking seek points.
+type gzipProducer struct {
+	d        inflate.Decoder
+	spacing  int64
+	pl       *pipeline
+	hist     int   // where in the piece the member's output begins
+	out      int64 // bytes put out before the current piece
+	last     int64 // out at the last seek point
+	lastIn   int64 // compressed byte of the last seek point
+	trailing bool
+}
+
+// since returns the bytes of output since the last seek point.
+func (g *gzipProducer) since() int64 {
+	return g.out + int64(g.pl.cur.hi-g.pl.cur.lo) - g.last
+}
+
+func (g *gzipProducer) mark(m mark) {
+	p := g.pl.cur
+	m.pos = p.hi
+	if m.point {
+		g.last = g.out + int64(p.hi-p.lo)
+		g.lastIn = m.in >> 3
+	}
+	p.marks = append(p.marks, m)
+}
+
+// flush hands the piece on and takes another, with the history before it.
+func (g *gzipProducer) flush() error {
+	p := g.pl.cur
+	hi := p.hi
+	g.out += int64(hi - p.lo)
+	if err := g.pl.emit(); err != nil {
+		return err
+	}
+	g.pl.next()
+	// p may be with the consumer, who only reads it, or be the next itself.
+	copy(g.pl.cur.buf[:inflate.Window], p.buf[hi-inflate.Window:hi])
+	g.hist = max(0, g.hist-(hi-inflate.Window))
+	return nil
+}
+
+func (g *gzipProducer) run(src io.Reader, pl *pipeline) error {
+	g.pl = pl
+	g.d.Reset(src, 0)
+	for more := true; more; {
+		at := g.d.Bit()
+		if err := readMember(&g.d); err != nil {
+			return g.located(err)
+		}
+		g.hist = pl.cur.hi
+		g.mark(mark{kind: memberStart, in: at, point: at == 0 || g.since() >= g.spacing*3/4})
+		if err := g.member(); err != nil {
+			return err
+		}
+		var err error
+		if more, err = another(&g.d); err == errTrailing {
+			g.trailing = true
+			_, err = g.d.Discard()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// member decodes the rest of a member.
+func (g *gzipProducer) member() error {
+	for {
+		p := g.pl.cur
+		op, ev, err := g.d.Decode(p.buf, g.hist, p.hi, inflate.Window+pieceSize)
+		p.hi = op
+		if err != nil {
+			return g.located(err)
+		}
+		since := g.since()
+		switch {
+		case ev == inflate.StreamEnd:
+			crc, isize, err := readTrailer(&g.d)
+			if err != nil {
+				return g.located(err)
+			}
+			g.mark(mark{kind: memberEnd, in: g.d.Bit(), crc: crc, isize: isize})
+		case ev == inflate.BlockEnd && (since >= g.spacing || since > 0 && g.d.Bit()>>3-g.lastIn > maxGap),
+			ev == inflate.Full && since+pieceSize+inflate.Slack > maxChunk:
+			g.mark(mark{kind: blockPoint, in: g.d.Bit(), blockBit: g.d.BlockBit(), point: true, hist: g.hist})
+		}
+		if ev == inflate.Full || len(p.marks) >= maxMarks {
+			if err := g.flush(); err != nil {
+				return err
+			}
+		}
+		if ev == inflate.StreamEnd {
+			return nil
+		}
+	}
+}
+
+// located adds the place in the compressed stream to an error of its format.
+func (g *gzipProducer) located(err error) error {
+	var c *inflate.CorruptError
+	switch {
+	case errors.As(err, &c):
+		return fmt.Errorf("gzip: %w: %w", c, ErrFormat)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("gzip: offset %d: truncated: %w", g.d.Bit()>>3, ErrFormat)
+	case g.d.Err() != nil && g.d.Err() != io.EOF:
+		return err
+	}
+	return fmt.Errorf("gzip: offset %d: %w: %w", g.d.Bit()>>3, err, ErrFormat)
+}
+
+// gzipConsumer checks the pieces of gzipProducer and writes them and the index.
+type gzipConsumer struct {
+	b    *builder
+	pack *packer
+	crc  uint32 // of the member so far
+	size int64  // of the member so far
+	cur  entry  // the chunk being filled
+	sum  uint32 // its CRC-32C so far
+}
+
+func (g *gzipConsumer) consume(p *piece) error {
+	at := p.lo
+	for i := range p.marks {
+		m := &p.marks[i]
+		if err := g.data(p.buf[at:m.pos]); err != nil {
+			return err
+		}
+		at = m.pos
+		switch m.kind {
+		case memberStart:
+			g.crc, g.size = 0, 0
+			if m.point {
+				g.closeChunk()
+				g.cur = entry{out: g.b.size, in: m.in}
+			}
+		case memberEnd:
+			if m.crc != g.crc {
+				return fmt.Errorf("gzip: offset %d: wrong checksum of a member: %w", m.in>>3-8, ErrFormat)
+			}
+			if m.isize != uint32(g.size) {
+				return fmt.Errorf("gzip: offset %d: wrong length of a member: %w", m.in>>3-4, ErrFormat)
+			}
+		case blockPoint:
+			g.closeChunk()
+			if err := g.window(m, p.buf[max(m.hist, at-inflate.Window):at]); err != nil {
+				return err
+			}
+		}
+	}
+	return g.data(p.buf[at:p.hi])
+}
+
+func (g *gzipConsumer) data(p []byte) error {
+	g.crc = crc32.Update(g.crc, crc32.IEEETable, p)
+	g.size += int64(len(p))
+	g.sum = crc32c(g.sum, p)
+	return g.b.write(p)
+}
+
+// closeChunk ends the current chunk; one without bytes is forgotten.
+func (g *gzipConsumer) closeChunk() {
+	if g.b.size > g.cur.out {
+		g.cur.crc = g.sum
+		g.b.t.entries = append(g.b.t.entries, g.cur)
+	}
+	g.sum = 0
+}
+
+// window begins a chunk at m, writing the record it needs.
+func (g *gzipConsumer) window(m *mark, window []byte) error {
+	rec := binary.LittleEndian.AppendUint64(nil, uint64(len(window)))
+	rec = binary.LittleEndian.AppendUint64(rec, uint64(m.blockBit))
+	if len(window) > 0 {
+		rec = g.pack.encoder().EncodeAll(window, rec)
+	}
+	rec = binary.LittleEndian.AppendUint32(rec, crc32c(0, rec))
+	g.cur = entry{out: g.b.size, in: m.in, aux: g.b.index.off, auxLen: uint32(len(rec))}
+	_, err := g.b.index.Write(rec)
+	return err
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package seek
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/imgfs/imgfs/layerstore/seek/inflate"
+)
+
+// A Reader reads the uncompressed bytes of a stream at any offset. It is safe
+// for concurrent use.
+type Reader struct {
+	t     *table // nil if the bytes are as they are, unverified
+	size  int64
+	index io.ReaderAt
+	blob  io.ReaderAt
+	limit int64 // bytes of blob
+	cache *Cache
+
+	active int  // guarded by cache.mu; what uses r now
+	closed bool // guarded by cache.mu
+}
+
+// Open reads an index that Build wrote. blob is what Result says: the shipped
+// blob, or the sidecar. The index stays open; cache may be nil. A faulty index
+// is ErrCorrupt.
+func Open(index io.ReaderAt, indexSize int64, blob io.ReaderAt, blobSize int64, cache *Cache) (*Reader, error) {
+	t, err := readTable(index, indexSize)
+	if err != nil {
+		return nil, err
+	}
+	if cache == nil {
+		cache = NewCache(defaultCache)
+	}
+	return &Reader{t: t, size: t.size, index: index, blob: blob, limit: min(blobSize, t.blobSize), cache: cache}, nil
+}
+
+// Plain returns a Reader of an uncompressed blob that has no index: nothing is
+// verified and nothing cached.
+func Plain(blob io.ReaderAt, size int64) *Reader {
+	return &Reader{size: size, blob: blob, limit: size}
+}
+
+// Size returns the uncompressed size in bytes.
+func (r *Reader) Size() int64 { return r.size }
+
+// Close waits for the reads and decodes that are under way and forgets r's
+// chunks. Reads that follow give os.ErrClosed. It closes neither index nor
+// blob. A Reader of Plain needs no Close.
+func (r *Reader) Close() error {
+	if r.t != nil {
+		r.cache.close(r)
+	}
+	return nil
+}
+
+// ReadAt is that of io.ReaderAt. Bytes that do not match their checksum are
+// never given: errors.Is(err, ErrCorrupt). Errors of blob and index are
+// wrapped. It allocates nothing when the chunk is in the cache.
+func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("seek: offset %d is negative", off)
+	}
+	if off >= r.size {
+		if len(p) == 0 {
+			return 0, nil
+		}
+		return 0, io.EOF
+	}
+	var atEnd error
+	if int64(len(p)) > r.size-off {
+		p, atEnd = p[:r.size-off], io.EOF
+	}
+	if r.t == nil {
+		n, err := r.blob.ReadAt(p, off)
+		if n == len(p) {
+			return n, atEnd
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return n, err
+	}
+	n := 0
+	for n < len(p) {
+		k, err := r.readChunk(p[n:], off+int64(n))
+		n += k
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, atEnd
+}
+
+// readChunk reads up to the end of the chunk that holds off.
+func (r *Reader) readChunk(p []byte, off int64) (int, error) {
+	i := r.t.find(off)
+	lo, hi := r.t.span(i)
+	if r.t.method == methodPlain && off == lo && int64(len(p)) >= hi-lo {
+		return r.readPlain(p[:hi-lo], i)
+	}
+	ch, err := r.cache.get(r, i)
+	if err != nil {
+		return 0, err
+	}
+	n := copy(p, ch.data[off-lo:])
+	r.cache.put(ch)
+	return n, nil
+}
+
+// readPlain reads the whole plain chunk i past the cache.
+func (r *Reader) readPlain(p []byte, i int) (int, error) {
+	if err := r.cache.enter(r); err != nil {
+		return 0, err
+	}
+	defer r.cache.leave(r)
+	if _, err := r.decode(i, p); err != nil {
+		clear(p)
+		return 0, fmt.Errorf("chunk %d: %w", i, err)
+	}
+	return len(p), nil
+}
+
+// bufferSize returns the bytes that decode needs for chunk i.
+func (r *Reader) bufferSize(i int) int {
+	lo, hi := r.t.span(i)
+	switch r.t.method {
+	case methodGzip:
+		return inflate.Window + int(hi-lo) + inflate.Slack
+	case methodZstd:
+		return int(hi-lo) + 64 // the decoder is faster with some room
+	}
+	return int(hi - lo)
+}
+
+// decode decodes chunk i into buf and returns its bytes, verified.
+func (r *Reader) decode(i int, buf []byte) (data []byte, err error) {
+	lo, hi := r.t.span(i)
+	n := int(hi - lo)
+	var want uint32
+	switch r.t.method {
+	case methodPlain:
+		want = r.t.crcs[i]
+		data = buf[:n]
+		err = readFull(io.NewSectionReader(r.blob, 0, r.limit), data, lo)
+	case methodGzip:
+		want = r.t.entries[i].crc
+		data, err = r.decodeGzip(i, n, buf)
+	case methodZstd:
+		want = r.t.entries[i].crc
+		data, err = r.decodeZstd(i, n, buf)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if crc32c(0, data) != want {
+		return nil, fmt.Errorf("wrong checksum: %w", ErrCorrupt)
+	}
+	return data, nil
+}
+
+func (r *Reader) decodeZstd(i, n int, buf []byte) ([]byte, error) {
+	e := &r.t.entries[i]
+	raw := r.cache.buffer(int(e.aux))
+	defer func() {
+		r.cache.mu.Lock()
+		r.cache.spareLocked(raw)
+		r.cache.mu.Unlock()
+	}()
+	raw = raw[:e.aux]
+	var err error
+	if e.auxLen == 1 {
+		err = readFull(r.index, raw, e.in>>3)
+	} else {
+		err = readFull(io.NewSectionReader(r.blob, 0, r.limit), raw, e.in>>3)
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := r.cache.zstd.DecodeAll(raw, buf[:0:len(buf)])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrCorrupt)
+	}
+	if len(data) != n {
+		return nil, fmt.Errorf("%d bytes, want %d: %w", len(data), n, ErrCorrupt)
+	}
+	return data, nil
+}
+
+func (r *Reader) decodeGzip(i, n int, buf []byte) ([]byte, error) {
+	d := r.cache.flate.Get().(*inflate.Decoder)
+	defer func() {
+		d.Release()
+		r.cache.flate.Put(d)
+	}()
+	var inputErr error
+	err := r.inflate(d, &inputErr, i, n, buf)
+	switch {
+	case err == nil:
+		return buf[inflate.Window : inflate.Window+n], nil
+	case inputErr != nil:
+		return nil, inputErr
+	}
+	return nil, fmt.Errorf("%w: %w", err, ErrCorrupt)
+}
+
+// inflate decodes n bytes of chunk i to buf[inflate.Window:]. An error of blob
+// or index themselves it puts into inputErr too.
+func (r *Reader) inflate(d *inflate.Decoder, inputErr *error, i, n int, buf []byte) error {
+	e := &r.t.entries[i]
+	end := min((r.t.entries[i+1].in+7)>>3, r.limit)
+	from := func(off int64) io.Reader {
+		return &limitedReader{r: r.blob, off: off, end: end, err: inputErr}
+	}
+	hist := inflate.Window
+	if e.auxLen == 0 {
+		d.Reset(from(e.in>>3), e.in>>3)
+		if err := readMember(d); err != nil {
+			return err
+		}
+	} else {
+		window, block, err := r.window(e, buf[:inflate.Window])
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				*inputErr = err
+			}
+			return err
+		}
+		hist -= window
+		d.Reset(from(block>>3), block>>3)
+		if err := d.SkipBits(uint(block & 7)); err != nil {
+			return err
+		}
+		if block != e.in {
+			if err := d.ResumeBlock(from(e.in>>3), e.in); err != nil {
+				return err
+			}
+		}
+	}
+	limit := inflate.Window + n
+	for op := inflate.Window; op < limit; {
+		var ev inflate.Event
+		var err error
+		op, ev, err = d.Decode(buf, hist, op, limit)
+		if err != nil {
+			return err
+		}
+		if ev == inflate.StreamEnd && op < limit {
+			if _, _, err := readTrailer(d); err != nil {
+				return err
+			}
+			if err := readMember(d); err != nil {
+				return err
+			}
+			hist = op
+		}
+	}
+	return nil
+}
+
+// window reads the record of e, puts the window at the end of buf, and returns
+// its length and the position of the block's header.
+func (r *Reader) window(e *entry, buf []byte) (n int, block int64, err error) {
+	rec := make([]byte, e.auxLen)
+	if err := readFull(r.index, rec, e.aux); err != nil {
+		return 0, 0, err
+	}
+	body := rec[:len(rec)-4]
+	if crc32c(0, body) != binary.LittleEndian.Uint32(rec[len(body):]) {
+		return 0, 0, fmt.Errorf("window record: wrong checksum: %w", ErrCorrupt)
+	}
+	n = int(binary.LittleEndian.Uint32(body))
+	block = int64(binary.LittleEndian.Uint64(body[8:]))
+	if n > len(buf) || block < 0 || block > e.in {
+		return 0, 0, fmt.Errorf("window record: out of range: %w", ErrCorrupt)
+	}
+	if n == 0 {
+		return 0, block, nil
+	}
+	at := len(buf) - n
+	w, err := r.cache.zstd.DecodeAll(body[recordHead:], buf[at:at:len(buf)])
+	if err != nil || len(w) != n {
+		return 0, 0, fmt.Errorf("window record: bad window: %w", ErrCorrupt)
+	}
+	return n, block, nil
+}
+
+// limitedReader reads a range of a ReaderAt, keeping the error that is not
+// io.EOF.
+type limitedReader struct {
+	r        io.ReaderAt
+	off, end int64
+	err      *error
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.off >= l.end {
+		return 0, io.EOF
+	}
+	n, err := l.r.ReadAt(p[:min(int64(len(p)), l.end-l.off)], l.off)
+	l.off += int64(n)
+	if err != nil && err != io.EOF {
+		*l.err = err
+	}
+	return n, err
+}
