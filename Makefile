@@ -15,6 +15,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 
+# The version is stamped by LDFLAGS; asking git for more fails in a checkout of
+# another user, as under sudo.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+
 .DEFAULT_GOAL := build
 
 .PHONY: help
