@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -81,7 +80,7 @@ func (s *Store) Info(ctx context.Context, arg string, opt OpenOptions) (*ImageIn
 	src, _ := image.SplitPath(arg, onDisk)
 	info, err := s.info(ctx, src, opt)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", src, err)
+		return nil, about(src, err)
 	}
 	return info, nil
 }
@@ -99,7 +98,7 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 			return nil, err
 		}
 	}
-	if info, err := infoFile(src, opt); !errors.Is(err, archive.ErrCompressed) {
+	if info, err := infoFile(src, opt); !mustSpool(err) {
 		return info, err
 	}
 	i, err := s.loadAndOpen(ctx, src, nil, opt)
@@ -107,11 +106,14 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 		return nil, err
 	}
 	defer i.Close()
-	rec, _, err := s.find(string(i.Digest), opt.Platform)
+	rec, ok, err := s.ls.Image(i.Digest)
 	if err != nil {
 		return nil, err
 	}
-	return s.infoRecord(rec)
+	if !ok {
+		return nil, image.ErrNotFound
+	}
+	return s.infoRecord(&rec)
 }
 
 // infoFile reads the documents of an image file; its layers are not read, so
@@ -136,6 +138,15 @@ func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
 		_, name := storedName(n)
 		info.RepoTags = append(info.RepoTags, name)
 	}
+	for k := range e.Images {
+		line := absence(&e.Images[k])
+		if line == "" && &e.Images[k] != m {
+			line = image.FormatPlatform(e.Images[k].Platform)
+		}
+		if line != "" {
+			info.Others = append(info.Others, line)
+		}
+	}
 	return info, nil
 }
 
@@ -153,11 +164,24 @@ func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	all, err := s.ls.Images()
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range refs {
 		if !slices.Contains(r.Images, rec.Manifest) {
 			continue
 		}
-		info.Others = append(info.Others, r.Others...)
+		for _, m := range r.Images {
+			if i, ok := all[m]; ok && m != rec.Manifest && !slices.Contains(info.Others, i.Platform) {
+				info.Others = append(info.Others, i.Platform)
+			}
+		}
+		for _, line := range r.Others {
+			if !slices.Contains(info.Others, line) {
+				info.Others = append(info.Others, line)
+			}
+		}
 		ref, err := image.ParseReference(r.Name)
 		if err != nil {
 			if r.Name != "" {
@@ -182,8 +206,15 @@ func newInfo(rec *layerstore.Image, config, manifest []byte) *ImageInfo {
 	for _, l := range rec.Layers {
 		info.Layers = append(info.Layers, LayerInfo{
 			Digest: l.Digest, DiffID: l.DiffID, MediaType: l.MediaType,
-			Size: l.Size, TarSize: l.TarSize, Oddities: l.Oddities,
+			Size: l.Size, TarSize: l.TarSize, Oddities: l.Oddities + lies(l),
 		})
 	}
 	return info
+}
+
+func lies(l layerstore.Layer) int {
+	if mediaTypeLie(l) != "" {
+		return 1
+	}
+	return 0
 }

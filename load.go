@@ -3,15 +3,18 @@
 package imgfs
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +22,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
@@ -43,6 +47,26 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt Load
 		return nil, err
 	}
 	defer src.Close()
+	loaded, err := s.loadSource(ctx, stage, src, opt)
+	for range 3 { // somebody removes what we rely on
+		if !errors.Is(err, layerstore.ErrVanished) {
+			break
+		}
+		loaded, err = s.loadAgain(ctx, src, opt)
+	}
+	return loaded, err
+}
+
+func (s *Store) loadAgain(ctx context.Context, src *archive.Source, opt LoadOptions) ([]Loaded, error) {
+	stage, err := s.ls.NewStage()
+	if err != nil {
+		return nil, err
+	}
+	defer stage.Discard()
+	return s.loadSource(ctx, stage, src, opt)
+}
+
+func (s *Store) loadSource(ctx context.Context, stage *layerstore.Stage, src *archive.Source, opt LoadOptions) ([]Loaded, error) {
 	l := &loader{s: s, stage: stage, opt: opt}
 	if opt.Platform != "" {
 		p, err := image.ParsePlatform(opt.Platform)
@@ -61,10 +85,10 @@ func openArchive(ctx context.Context, stage *layerstore.Stage, path string, stdi
 		if stdin == nil {
 			return nil, errors.New("no standard input")
 		}
-		return spool(ctx, stage, stdin, opt)
+		return spool(ctx, stage, "stdin", stdin, opt)
 	}
 	src, err := archive.Open(path)
-	if !errors.Is(err, archive.ErrCompressed) {
+	if !mustSpool(err) {
 		return src, err
 	}
 	f, err := os.Open(path)
@@ -72,16 +96,24 @@ func openArchive(ctx context.Context, stage *layerstore.Stage, path string, stdi
 		return nil, err
 	}
 	defer f.Close()
-	return spool(ctx, stage, f, opt)
+	return spool(ctx, stage, path, f, opt)
+}
+
+// mustSpool reports whether archive.Open could not go on because its file is
+// compressed as a whole, or a pipe.
+func mustSpool(err error) bool {
+	return errors.Is(err, archive.ErrCompressed) || errors.Is(err, archive.ErrStream)
 }
 
 // maxArchive bounds a spooled archive: what a layer may be, and as much again.
 const maxArchive = 2 << 40
 
-func spool(ctx context.Context, stage *layerstore.Stage, r io.Reader, opt LoadOptions) (*archive.Source, error) {
-	dec, _, err := seek.NewDecoder(&ctxReader{ctx, r})
+// spool copies an archive, decompressed, to a file that has no name.
+func spool(ctx context.Context, stage *layerstore.Stage, name string, r io.Reader, opt LoadOptions) (*archive.Source, error) {
+	in := &ctxReader{ctx: ctx, r: r}
+	dec, _, err := seek.NewDecoder(in)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", image.ErrMalformed, err)
+		return nil, fmt.Errorf("%s: %w", name, in.blame(err))
 	}
 	defer dec.Close()
 	f, err := os.OpenFile(stage.Temp("archive"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -92,29 +124,54 @@ func spool(ctx context.Context, stage *layerstore.Stage, r io.Reader, opt LoadOp
 	bar := start(opt.Progress, "reading archive", 0)
 	n, err := io.Copy(io.MultiWriter(f, bar), io.LimitReader(dec, maxArchive))
 	bar.Close()
+	if err != nil {
+		err = in.blame(err)
+	}
 	if err == nil && n == maxArchive {
 		err = fmt.Errorf("%w: archive over %d bytes", image.ErrMalformed, int64(maxArchive))
 	}
-	if errors.Is(err, seek.ErrFormat) {
-		err = fmt.Errorf("%w: %w", image.ErrMalformed, err)
-	}
 	if err != nil {
 		f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	// Errors name what the user gave, not our file.
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	f.Close()
+	if err != nil {
 		return nil, err
 	}
-	return archive.OpenFile(f, n)
+	return archive.OpenFile(os.NewFile(uintptr(fd), name), n)
 }
 
+// A ctxReader reads until its context ends. It remembers its own error, so
+// that a decoder's can be told from it.
 type ctxReader struct {
 	ctx context.Context
 	r   io.Reader
+	err error
 }
 
-func (c *ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
+func (c *ctxReader) Read(p []byte) (n int, err error) {
+	if err = c.ctx.Err(); err == nil {
+		n, err = c.r.Read(p)
 	}
-	return c.r.Read(p)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
+
+// blame makes err, which came from a decoder of c or from where its output
+// went, an image.ErrMalformed if the bytes are to blame.
+func (c *ctxReader) blame(err error) error {
+	var path *fs.PathError
+	switch {
+	case c.err != nil:
+		return c.err
+	case errors.As(err, &path):
+		return err
+	}
+	return fmt.Errorf("%w: %w", image.ErrMalformed, err)
 }
 
 type silent struct{}
@@ -185,14 +242,14 @@ func (l *loader) load(ctx context.Context, src *archive.Source) ([]Loaded, error
 			out = append(out, Loaded{Name: name, ID: shown})
 		}
 	}
-	if err := l.stage.Commit(); err != nil {
-		return nil, err
-	}
 	var images []layerstore.Image
 	for _, i := range l.images {
 		images = append(images, i)
 	}
-	return out, l.s.ls.AddRefs(refs, images)
+	if err := l.stage.Publish(refs, images); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // storedName returns a name as the store keeps it and as docker prints it. A
@@ -210,20 +267,17 @@ func storedName(name string) (key, familiar string) {
 func (l *loader) entry(ctx context.Context, e *archive.Entry) (ref layerstore.Ref, shown digest.Digest, err error) {
 	chosen, err := e.Select(l.platform)
 	if err != nil {
-		return ref, "", l.noneUsable(e, err)
+		if chosen, err = l.instead(e, err); err != nil {
+			return ref, "", err
+		}
 	}
 	for i := range e.Images {
 		m := &e.Images[i]
-		switch {
-		case m.Attestation:
-			ref.Others = append(ref.Others, "attestation "+string(m.Manifest.Desc.Digest))
+		if line := absence(m); line != "" {
+			ref.Others = append(ref.Others, line)
 			continue
-		case m.Missing != nil && errors.Is(m.Missing, image.ErrMalformed):
-			return ref, "", m.Missing
-		case m.Missing != nil:
-			ref.Others = append(ref.Others, fmt.Sprintf("%s absent: %v", image.FormatPlatform(m.Platform), m.Missing))
-			continue
-		case l.platform != nil && m != chosen:
+		}
+		if l.platform != nil && m != chosen {
 			ref.Others = append(ref.Others, image.FormatPlatform(m.Platform)+" not loaded")
 			continue
 		}
@@ -249,19 +303,31 @@ func (l *loader) entry(ctx context.Context, e *archive.Entry) (ref layerstore.Re
 	return ref, shown, nil
 }
 
-// noneUsable turns a failed choice into a refusal where it is the archive's
-// fault: with no platform asked for, something of it should have been usable.
-func (l *loader) noneUsable(e *archive.Entry, err error) error {
-	if l.platform != nil || errors.Is(err, image.ErrMalformed) {
-		return err
+// absence says in a line why m of an index is no image that can be used, or
+// returns "".
+func absence(m *archive.Image) string {
+	switch {
+	case m.Attestation:
+		return "attestation " + string(m.Manifest.Desc.Digest)
+	case m.Missing != nil:
+		return fmt.Sprintf("%s absent: %v", image.FormatPlatform(m.Platform), m.Missing)
+	}
+	return ""
+}
+
+// instead picks the image that stands for an entry with nothing for the
+// host. Nobody asked for a platform: then all that are here come in, and the
+// first stands for them. With none, the archive is at fault.
+func (l *loader) instead(e *archive.Entry, err error) (*archive.Image, error) {
+	if l.platform != nil {
+		return nil, err
 	}
 	for i := range e.Images {
-		if e.Images[i].Missing == nil && !e.Images[i].Attestation {
-			// Another platform's, several of them: they can all be loaded.
-			return err
+		if absence(&e.Images[i]) == "" {
+			return &e.Images[i], nil
 		}
 	}
-	return fmt.Errorf("%w: %w", image.ErrMalformed, err)
+	return nil, fmt.Errorf("%w: %w", image.ErrMalformed, err)
 }
 
 // image loads one platform: layers beside each other, then its documents and
@@ -300,17 +366,27 @@ func (l *loader) image(ctx context.Context, m *archive.Image) (rec layerstore.Im
 		return rec, err
 	}
 	l.images[rec.Manifest] = rec
-	return rec, l.s.stageTree(l.stage, rec)
+	return rec, l.s.stageTree(ctx, l.stage, rec)
 }
 
-// layerError names the layer as a person counts: from 1, the base.
+// layerError names the layer as a person counts: from 1, the base. A layer
+// that is not what its digests say makes a malformed image.
 func layerError(i int, err error) error {
+	if errors.Is(err, layerstore.ErrDigest) {
+		err = lyingError{err}
+	}
 	var e *unionfs.LayerError
 	if errors.As(err, &e) {
 		return err
 	}
 	return fmt.Errorf("layer %d: %w", i+1, err)
 }
+
+// A lyingError is an image.ErrMalformed that does not say so twice.
+type lyingError struct{ error }
+
+func (e lyingError) Is(target error) bool { return target == image.ErrMalformed }
+func (e lyingError) Unwrap() error        { return e.error }
 
 // layer loads one layer, once however often the archive names it.
 func (l *loader) layer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
@@ -330,22 +406,77 @@ func (l *loader) readLayer(ctx context.Context, i int, a *archive.Layer) (layers
 	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}
 	bar := start(l.opt.Progress, fmt.Sprintf("layer %d %s", i+1, short(a.DiffID)), a.Blob.Size())
 	defer bar.Close()
-	src := io.NewSectionReader(a.Blob, 0, a.Blob.Size())
-	got, meta, sidecar, err := l.stage.AddLayer(ctx, want, io.TeeReader(src, bar), index.Limits{})
+	src := &toldReader{SectionReader: io.NewSectionReader(a.Blob, 0, a.Blob.Size()), told: bar}
+	got, sidecar, err := l.stage.AddLayer(ctx, want, src, index.Limits{})
 	if err != nil {
 		return got, err
 	}
 	if sidecar {
-		l.warn("layer %d is one long compressed stream: a seekable copy is kept beside it", i+1)
+		l.warn("%s", sidecarLine(i))
 	}
-	if got.Oddities > 0 {
-		first := ""
-		if len(meta.Oddities) > 0 {
-			first = ": " + strconv.Quote(meta.Oddities[0].Name) + ", " + meta.Oddities[0].What
-		}
-		l.warn("%s in layer %d%s", count(got.Oddities, "oddity", "oddities"), i+1, first)
-	}
+	warnOdd(l.opt.Warn, i, got)
 	return got, nil
+}
+
+func sidecarLine(i int) string {
+	return fmt.Sprintf("layer %d is one long compressed stream: a seekable copy is kept beside it", i+1)
+}
+
+// A toldReader tells a bar how far reading has come.
+type toldReader struct {
+	*io.SectionReader
+	told      io.Writer
+	pos, seen int64
+}
+
+func (r *toldReader) Read(p []byte) (int, error) {
+	n, err := r.SectionReader.Read(p)
+	r.pos += int64(n)
+	if news := r.pos - r.seen; news > 0 {
+		r.told.Write(p[int64(n)-news : n])
+		r.seen = r.pos
+	}
+	return n, err
+}
+
+func (r *toldReader) Seek(off int64, whence int) (pos int64, err error) {
+	r.pos, err = r.SectionReader.Seek(off, whence)
+	return r.pos, err
+}
+
+// warnOdd tells what is odd about a layer: how many oddities and the first.
+func warnOdd(warn func(string), i int, l layerstore.Layer) {
+	n, first := l.Oddities, l.Oddity
+	if lie := mediaTypeLie(l); lie != "" {
+		n++
+		first = lie
+	}
+	if n == 0 || warn == nil {
+		return
+	}
+	line := fmt.Sprintf("%s in layer %d: %s", count(n, "oddity", "oddities"), i+1, first)
+	if n > 1 {
+		line += ", …"
+	}
+	warn(line)
+}
+
+// mediaTypeLie says what a layer is if its media type says otherwise (C2), or
+// returns "".
+func mediaTypeLie(l layerstore.Layer) string {
+	said := ""
+	switch t := l.MediaType; {
+	case strings.HasSuffix(t, "gzip"):
+		said = seek.Gzip.String()
+	case strings.HasSuffix(t, "zstd"):
+		said = seek.Zstd.String()
+	case strings.HasSuffix(t, ".tar"):
+		said = seek.None.String()
+	}
+	if said == "" || l.Compression == "" || l.Compression == said {
+		return ""
+	}
+	return fmt.Sprintf("the media type says compression %s, the bytes are %s (C2)", said, l.Compression)
 }
 
 func count(n int, one, many string) string {
@@ -393,25 +524,28 @@ func diffIDs(layers []layerstore.Layer) []digest.Digest {
 	return list
 }
 
-// Docker's media types, which the manifest of a docker-archive gets.
-const (
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerConfig   = "application/vnd.docker.container.image.v1+json"
-	dockerLayer    = "application/vnd.docker.image.rootfs.diff.tar"
-)
+// layerTypes are the media types of layers by compression, docker's and
+// OCI's. What neither has a type for (xz, bzip2) is told by its bytes.
+var layerTypes = map[string][2]string{
+	seek.None.String(): {image.MediaTypeDockerLayer, ocispec.MediaTypeImageLayer},
+	seek.Gzip.String(): {image.MediaTypeDockerLayerGzip, ocispec.MediaTypeImageLayerGzip},
+	seek.Zstd.String(): {image.MediaTypeDockerLayer + ".zstd", ocispec.MediaTypeImageLayerZstd},
+}
 
 // synthesize makes the manifest that a docker-archive does not have.
 func synthesize(m *archive.Image, layers []layerstore.Layer) ([]byte, error) {
 	doc := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: dockerManifest,
-		Config:    ocispec.Descriptor{MediaType: dockerConfig, Digest: m.Config.Desc.Digest, Size: int64(len(m.Config.Raw))},
+		MediaType: image.MediaTypeDockerManifest,
+		Config:    ocispec.Descriptor{MediaType: image.MediaTypeDockerConfig, Digest: m.Config.Desc.Digest, Size: int64(len(m.Config.Raw))},
 		Layers:    []ocispec.Descriptor{},
 	}
 	for _, l := range layers {
 		t := l.MediaType
 		if t == "" {
-			t = dockerLayer
+			if t = layerTypes[l.Compression][0]; t == "" {
+				t = image.MediaTypeDockerLayer
+			}
 		}
 		doc.Layers = append(doc.Layers, ocispec.Descriptor{MediaType: t, Digest: l.Digest, Size: l.Size})
 	}
@@ -432,6 +566,9 @@ func (s *Store) Import(ctx context.Context, path string, stdin io.Reader, name s
 	}
 	defer stage.Discard()
 	src, from, size := stdin, "stdin", int64(0)
+	if path == "-" && stdin == nil {
+		return Loaded{}, errors.New("no standard input")
+	}
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -449,15 +586,57 @@ func (s *Store) Import(ctx context.Context, path string, stdin io.Reader, name s
 	}
 	bar := start(opt.Progress, "importing", size)
 	defer bar.Close()
-	got, _, _, err := stage.AddLayer(ctx, layerstore.Layer{MediaType: ocispec.MediaTypeImageLayer}, io.TeeReader(src, bar), index.Limits{})
+	in := &ctxReader{ctx: ctx, r: io.TeeReader(src, bar)}
+	tar, err := importable(in)
 	if err != nil {
-		return Loaded{}, err
+		return Loaded{}, fmt.Errorf("%s: %w", from, err)
 	}
-	return s.importLayer(stage, got, from, name)
+	got, sidecar, err := stage.AddLayer(ctx, layerstore.Layer{}, tar, index.Limits{})
+	if err != nil {
+		return Loaded{}, fmt.Errorf("%s: %w", from, layerError(0, err))
+	}
+	if sidecar && opt.Warn != nil {
+		opt.Warn(sidecarLine(0))
+	}
+	warnOdd(opt.Warn, 0, got)
+	return s.importLayer(ctx, stage, got, from, name)
+}
+
+// importable returns what is kept of an imported tar: the bytes as they came
+// if a layer may have such bytes, else (xz, bzip2) the tar itself.
+func importable(r *ctxReader) (io.Reader, error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	head, err := in.Peek(18)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch seek.Detect(head) {
+	case seek.XZ, seek.Bzip2:
+		d, _, err := seek.NewDecoder(in)
+		if err != nil {
+			return nil, r.blame(err)
+		}
+		return &blaming{d, r}, nil
+	}
+	return in, nil
+}
+
+// A blaming reader makes what a decoder finds wrong an image.ErrMalformed.
+type blaming struct {
+	dec io.Reader
+	src *ctxReader
+}
+
+func (b *blaming) Read(p []byte) (int, error) {
+	n, err := b.dec.Read(p)
+	if err != nil && err != io.EOF {
+		err = b.src.blame(err)
+	}
+	return n, err
 }
 
 // importLayer writes config and manifest of an imported layer and commits.
-func (s *Store) importLayer(stage *layerstore.Stage, got layerstore.Layer, from, name string) (Loaded, error) {
+func (s *Store) importLayer(ctx context.Context, stage *layerstore.Stage, got layerstore.Layer, from, name string) (Loaded, error) {
 	created := now()
 	p := image.HostPlatform()
 	config, err := json.Marshal(ocispec.Image{
@@ -469,9 +648,7 @@ func (s *Store) importLayer(stage *layerstore.Stage, got layerstore.Layer, from,
 	if err != nil {
 		return Loaded{}, err
 	}
-	if got.Digest != got.DiffID {
-		got.MediaType = ocispec.MediaTypeImageLayerGzip
-	}
+	got.MediaType = layerTypes[got.Compression][1]
 	id := digest.FromBytes(config)
 	manifest, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
@@ -487,16 +664,13 @@ func (s *Store) importLayer(stage *layerstore.Stage, got layerstore.Layer, from,
 		return Loaded{}, err
 	}
 	rec := record(parsed, id, digest.FromBytes(manifest), []layerstore.Layer{got})
-	if err := errors.Join(stage.Blob(id, config), stage.Blob(rec.Manifest, manifest), s.stageTree(stage, rec)); err != nil {
-		return Loaded{}, err
-	}
-	if err := stage.Commit(); err != nil {
+	if err := errors.Join(stage.Blob(id, config), stage.Blob(rec.Manifest, manifest), s.stageTree(ctx, stage, rec)); err != nil {
 		return Loaded{}, err
 	}
 	ref := layerstore.Ref{Target: rec.Manifest, Images: []digest.Digest{rec.Manifest}, Since: time.Now().UTC()}
 	out := Loaded{ID: id}
 	ref.Name, out.Name = storedName(name)
-	return out, s.ls.AddRefs([]layerstore.Ref{ref}, []layerstore.Image{rec})
+	return out, stage.Publish([]layerstore.Ref{ref}, []layerstore.Image{rec})
 }
 
 // now is the time for documents that imgfs makes: SOURCE_DATE_EPOCH if set,
@@ -519,11 +693,32 @@ func treeChain(rec *layerstore.Image) digest.Digest {
 }
 
 // stageTree makes the tree of an image in the stage, unless it is there.
-func (s *Store) stageTree(stage *layerstore.Stage, rec layerstore.Image) error {
-	path := s.ls.TreePath(treeChain(&rec))
-	if t, err := index.Open[index.NodeID](stage.Path(path)); err == nil {
+func (s *Store) stageTree(ctx context.Context, stage *layerstore.Stage, rec layerstore.Image) error {
+	if t, err := index.Open[index.NodeID](stage.Path(s.ls.TreePath(treeChain(&rec)))); err == nil {
 		return t.Close()
 	}
+	return s.mergeTree(ctx, stage, rec)
+}
+
+// mergeTree makes the tree of an image in the stage. If a table of the store
+// is missing or damaged, the tables are made from their blobs first.
+func (s *Store) mergeTree(ctx context.Context, stage *layerstore.Stage, rec layerstore.Image) error {
+	err := s.tryMerge(stage, rec)
+	if !layerstore.IsDerivedBad(err) {
+		return err
+	}
+	for i, l := range rec.Layers {
+		if path := s.ls.LayerPath(l.DiffID); stage.Path(path) != path {
+			continue // just made
+		}
+		if err := s.ls.Rebuild(ctx, l); err != nil {
+			return layerError(i, err)
+		}
+	}
+	return s.tryMerge(stage, rec)
+}
+
+func (s *Store) tryMerge(stage *layerstore.Stage, rec layerstore.Image) error {
 	tables := make([]*index.Layer, 0, len(rec.Layers))
 	keys := make([]string, 0, len(rec.Layers))
 	defer func() {
@@ -539,12 +734,13 @@ func (s *Store) stageTree(stage *layerstore.Stage, rec layerstore.Image) error {
 		tables = append(tables, t)
 		keys = append(keys, string(l.DiffID))
 	}
-	return writeTree(stage.New(path), tables, keys)
+	return writeTree(stage, s.ls.TreePath(treeChain(&rec)), tables, keys)
 }
 
-// writeTree merges tables to a new tree file.
-func writeTree(path string, tables []*index.Layer, keys []string) error {
-	w, err := index.Create[index.NodeID](path)
+// writeTree merges tables to a new tree file in the stage, which will be path.
+func writeTree(stage *layerstore.Stage, path string, tables []*index.Layer, keys []string) error {
+	tmp := stage.Temp("tree")
+	w, err := index.Create[index.NodeID](tmp)
 	if err != nil {
 		return err
 	}
@@ -552,5 +748,5 @@ func writeTree(path string, tables []*index.Layer, keys []string) error {
 		w.Abort()
 		return err
 	}
-	return nil
+	return os.Rename(tmp, stage.New(path))
 }

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -50,7 +52,7 @@ func (s *Store) OpenImage(ctx context.Context, arg string, stdin io.Reader, opt 
 	src, path := image.SplitPath(arg, onDisk)
 	i, err := s.openSource(ctx, src, stdin, opt)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", src, err)
+		return nil, about(src, err)
 	}
 	i.Path = path
 	if opt.Verify {
@@ -60,6 +62,15 @@ func (s *Store) OpenImage(ctx context.Context, arg string, stdin io.Reader, opt 
 		}
 	}
 	return i, nil
+}
+
+// about puts the source before an error that does not name it yet.
+func about(src string, err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) && path.Path == src || strings.HasPrefix(err.Error(), src+": ") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", src, err)
 }
 
 func onDisk(path string) bool {
@@ -105,7 +116,7 @@ func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, op
 			return nil, fmt.Errorf("%d images were loaded, mount one by its name (imgfs images)", len(loaded))
 		}
 	}
-	rec, name, err := s.find(string(loaded[0].ID), opt.Platform)
+	rec, name, err := s.find(string(loaded[0].ID), "")
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +129,9 @@ func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, op
 // find returns the image that a name, a digest or the beginning of an id
 // means, and the name as docker prints it.
 func (s *Store) find(src, platform string) (*layerstore.Image, string, error) {
+	if isID(src) { // never a name, also if a hostile image has one like it
+		return s.findID(src, platform)
+	}
 	ref, name, err := s.findRef(src)
 	if err != nil {
 		return nil, "", err
@@ -126,8 +140,16 @@ func (s *Store) find(src, platform string) (*layerstore.Image, string, error) {
 		rec, err := s.choose(ref.Images, platform)
 		return rec, name, err
 	}
-	return s.findID(src)
+	return s.findID(src, platform)
 }
+
+// isID reports whether a source is spelled as an id and never as a name.
+func isID(src string) bool {
+	hex, prefixed := strings.CutPrefix(src, "sha256:")
+	return (prefixed || len(hex) == 64) && isHex(hex)
+}
+
+func isHex(s string) bool { return s != "" && strings.Trim(s, "0123456789abcdef") == "" }
 
 // findRef looks src up as a name: as docker reads it, with a digest behind
 // it, or as it stands. A nil ref is none.
@@ -175,29 +197,49 @@ func (s *Store) findRef(src string) (*layerstore.Ref, string, error) {
 
 // findID looks src up as a digest, with or without sha256:, or the first
 // digits of one: of a config, a manifest or an index.
-func (s *Store) findID(src string) (*layerstore.Image, string, error) {
+func (s *Store) findID(src, platform string) (*layerstore.Image, string, error) {
 	hex := strings.TrimPrefix(src, "sha256:")
-	if len(hex) < 4 || strings.Trim(hex, "0123456789abcdef") != "" {
+	if len(hex) < 4 || !isHex(hex) {
 		return nil, "", image.ErrNotFound
 	}
 	all, err := s.ls.Images()
 	if err != nil {
 		return nil, "", err
 	}
-	var found *layerstore.Image
+	refs, err := s.ls.Refs()
+	if err != nil {
+		return nil, "", err
+	}
+	// What a prefix may stand for, and the manifests each of them means.
+	found := make(map[digest.Digest][]digest.Digest)
 	for _, i := range all {
-		if !strings.HasPrefix(i.ID.Encoded(), hex) && !strings.HasPrefix(i.Manifest.Encoded(), hex) {
-			continue
+		if strings.HasPrefix(i.ID.Encoded(), hex) {
+			found[i.ID] = append(found[i.ID], i.Manifest)
+		} else if strings.HasPrefix(i.Manifest.Encoded(), hex) {
+			found[i.ID] = append(found[i.ID], i.Manifest)
 		}
-		if found != nil && found.ID != i.ID {
-			return nil, "", fmt.Errorf("%w: %s is the beginning of several", image.ErrNotFound, src)
+	}
+	for _, r := range refs {
+		if _, ok := all[r.Target]; !ok && len(r.Images) > 0 && strings.HasPrefix(r.Target.Encoded(), hex) {
+			found[r.Target] = r.Images
 		}
-		found = &i
 	}
-	if found == nil {
-		return nil, "", image.ErrNotFound
+	if len(found) > 1 {
+		return nil, "", fmt.Errorf("%w: %s is the beginning of several", image.ErrNotFound, src)
 	}
-	return found, short(found.ID), nil
+	for id, manifests := range found {
+		if _, ok := all[manifests[0]]; ok && all[manifests[0]].ID == id {
+			// One config under several manifests is one image.
+			slices.Sort(manifests)
+			manifests = manifests[:1]
+		}
+		rec, err := s.choose(manifests, platform)
+		if err != nil {
+			return nil, "", err
+		}
+		return rec, short(rec.ID), nil
+	}
+	return nil, "", image.ErrNotFound
 }
 
 // choose picks the image for a platform among the manifests of a name. One
@@ -281,23 +323,15 @@ func (s *Store) openTree(path string, layers int, rebuild func(path string, laye
 	return index.Open[index.NodeID](path)
 }
 
-// rebuildTree merges the tables of an image anew; tables that are missing are
-// made from their blobs.
+// rebuildTree merges the tables of an image anew; tables that are missing or
+// damaged are made from their blobs.
 func (s *Store) rebuildTree(ctx context.Context, rec *layerstore.Image) error {
-	for k, l := range rec.Layers {
-		t, err := s.ls.OpenTable(ctx, l)
-		if err != nil {
-			return layerError(k, err)
-		}
-		t.Close()
-	}
 	stage, err := s.ls.NewStage()
 	if err != nil {
 		return err
 	}
 	defer stage.Discard()
-	os.Remove(s.ls.TreePath(treeChain(rec)))
-	if err := s.stageTree(stage, *rec); err != nil {
+	if err := s.mergeTree(ctx, stage, *rec); err != nil {
 		return err
 	}
 	return stage.Commit()
@@ -306,7 +340,7 @@ func (s *Store) rebuildTree(ctx context.Context, rec *layerstore.Image) error {
 // openFile opens an image in place.
 func (s *Store) openFile(ctx context.Context, path string, opt OpenOptions) (*Image, error) {
 	src, err := archive.Open(path)
-	if errors.Is(err, archive.ErrCompressed) {
+	if mustSpool(err) {
 		return s.loadAndOpen(ctx, path, nil, opt)
 	}
 	if err != nil {
@@ -377,9 +411,7 @@ func (s *Store) openPlace(ctx context.Context, k int, a *archive.Layer, opt Open
 	if err != nil {
 		return nil, layerError(k, err)
 	}
-	if n := p.Layer().Oddities; n > 0 && opt.Warn != nil {
-		opt.Warn(fmt.Sprintf("%s in layer %d", count(n, "oddity", "oddities"), k+1))
-	}
+	warnOdd(opt.Warn, k, p.Layer())
 	return p, nil
 }
 
@@ -415,7 +447,7 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 			}
 			tables = append(tables, t)
 		}
-		if err := writeTree(stage.New(path), tables, keys); err != nil {
+		if err := writeTree(stage, path, tables, keys); err != nil {
 			return err
 		}
 		return stage.Commit()

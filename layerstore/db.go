@@ -3,16 +3,22 @@
 package layerstore
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +30,12 @@ type Layer struct {
 	Size      int64         `json:"size"`     // bytes as shipped
 	TarSize   int64         `json:"tar_size"` // bytes, uncompressed
 	Oddities  int           `json:"oddities,omitempty"`
+	Oddity    string        `json:"oddity,omitempty"` // the first of them, for a person
 	CreatedBy string        `json:"created_by,omitempty"`
+
+	// Compression is what the bytes are: "none", "gzip", "zstd", "bzip2" or
+	// "xz", whatever MediaType says.
+	Compression string `json:"compression,omitempty"`
 }
 
 // An Image is what listings print and a mount needs, so that neither reads
@@ -76,14 +87,33 @@ func (s *Store) view(f func(tx *bolt.Tx) error) error {
 	return err
 }
 
-func (s *Store) withDB(readOnly bool, f func(db *bolt.DB) error) (err error) {
+// ErrDamaged marks a store whose database is not what was written. It is
+// primary: nothing can rebuild it.
+var ErrDamaged = errors.New("the store's database is damaged")
+
+func (s *Store) withDB(readOnly bool, f func(db *bolt.DB) error) error {
+	return s.locked(readOnly, func() error { return s.openDB(readOnly, f) })
+}
+
+// locked runs f under the lock of the database: shared if readOnly. On a disk
+// that cannot be written to a lock that was never made is none.
+func (s *Store) locked(readOnly bool, f func() error) error {
+	path := filepath.Join(s.root, "imgfs.lock")
 	flag, how := os.O_RDWR|os.O_CREATE, unix.LOCK_EX
 	if readOnly {
 		flag, how = os.O_RDONLY, unix.LOCK_SH
 	}
-	lock, err := os.OpenFile(filepath.Join(s.root, "imgfs.lock"), flag, 0o600)
+	lock, err := os.OpenFile(path, flag, 0o600)
+	if readOnly && errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(s.dbPath()); err != nil {
+			return err // no store
+		}
+		if lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); isReadOnly(err) {
+			return f()
+		}
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("store: %w", err)
 	}
 	defer lock.Close()
 	for {
@@ -94,28 +124,62 @@ func (s *Store) withDB(readOnly bool, f func(db *bolt.DB) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: flock: %w", lock.Name(), err)
 	}
-	path := filepath.Join(s.root, "imgfs.db")
+	return f()
+}
+
+// isReadOnly reports whether err says that nothing can be written here, by us
+// or now.
+func isReadOnly(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) ||
+		errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+func (s *Store) dbPath() string { return filepath.Join(s.root, "imgfs.db") }
+
+// openDB runs f with the database open. bbolt reads it through a map and
+// trusts its pages: what a damaged one makes it do becomes ErrDamaged.
+//
+// Preconditions: the lock is held.
+func (s *Store) openDB(readOnly bool, f func(db *bolt.DB) error) (err error) {
+	path := s.dbPath()
 	if fi, err := os.Stat(path); readOnly && (err != nil || fi.Size() == 0) {
 		return fs.ErrNotExist // no writer came through its first transaction
 	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %s: %v", ErrDamaged, path, p)
+		}
+	}()
 	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: readOnly, Timeout: 10 * time.Second})
-	if err != nil {
+	switch {
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
+	case err != nil:
 		return fmt.Errorf("store database: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("store database %s is damaged: %v", path, p)
-		}
-	}()
 	return f(db)
 }
 
-// AddRefs stores images and the names that point to them in one transaction.
-// A name that pointed elsewhere leaves its old image without a name, unless
-// it has others.
-func (s *Store) AddRefs(refs []Ref, images []Image) error {
+// txID returns the number of the database's last transaction, 0 before the
+// first.
+func (s *Store) txID() (id int, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		id = tx.ID()
+		return nil
+	})
+	return id, err
+}
+
+// addRefs stores images and the names that point to them in one transaction,
+// if ready, which runs within it, has no objection. A name that pointed
+// elsewhere leaves its old image without a name, unless it has others.
+func (s *Store) addRefs(refs []Ref, images []Image, ready func() error) error {
 	return s.update(func(tx *bolt.Tx) error {
+		if err := ready(); err != nil {
+			return err
+		}
 		ib, err := tx.CreateBucketIfNotExists(bucketImages)
 		if err != nil {
 			return err
@@ -140,7 +204,7 @@ func (s *Store) AddRefs(refs []Ref, images []Image) error {
 			}
 		}
 		for _, r := range refs {
-			if err := putRef(rb, r); err != nil {
+			if err := putRef(rb, ib, r); err != nil {
 				return err
 			}
 		}
@@ -150,28 +214,26 @@ func (s *Store) AddRefs(refs []Ref, images []Image) error {
 
 // putRef stores one name. An image without a name has the key "@digest", as
 // long as no name points to it.
-func putRef(b *bolt.Bucket, r Ref) error {
+func putRef(b, images *bolt.Bucket, r Ref) error {
 	anonymous := "@" + string(r.Target)
-	if r.Name == "" {
+	key := r.Name
+	if key == "" {
 		named := false
-		if err := b.ForEach(func(k, v []byte) error {
-			var o Ref
-			if err := json.Unmarshal(v, &o); err == nil && o.Target == r.Target {
-				named = true
-			}
-			return nil
-		}); err != nil || named {
+		if err := eachJSON(b, func(o Ref) { named = named || o.Name != "" && o.Target == r.Target && covers(o, r) }); err != nil || named {
 			return err
 		}
-		return putJSON(b, anonymous, r)
+		key = anonymous
 	}
 	var old Ref
-	if v := b.Get([]byte(r.Name)); v != nil {
-		if err := json.Unmarshal(v, &old); err != nil {
+	if _, err := getJSON(b, key, &old); err != nil {
+		return err
+	}
+	if old.Target == r.Target {
+		if err := joinPlatforms(&r, old, images); err != nil {
 			return err
 		}
 	}
-	if err := putJSON(b, r.Name, r); err != nil {
+	if err := putJSON(b, key, r); err != nil || r.Name == "" {
 		return err
 	}
 	if err := b.Delete([]byte(anonymous)); err != nil {
@@ -181,8 +243,44 @@ func putRef(b *bolt.Bucket, r Ref) error {
 		return nil
 	}
 	old.Name = ""
-	return putRef(b, old)
+	return putRef(b, images, old)
 }
+
+// covers reports whether a has all images of b.
+func covers(a, b Ref) bool {
+	for _, m := range b.Images {
+		if !slices.Contains(a.Images, m) {
+			return false
+		}
+	}
+	return true
+}
+
+// joinPlatforms adds to r the platforms of the same target that came by an
+// earlier load.
+func joinPlatforms(r *Ref, old Ref, images *bolt.Bucket) error {
+	for _, m := range old.Images {
+		if slices.Contains(r.Images, m) {
+			continue
+		}
+		var i Image
+		if ok, err := getJSON(images, string(m), &i); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		r.Images = append(r.Images, m)
+		r.Others = slices.DeleteFunc(slices.Clone(r.Others), func(line string) bool {
+			platform, _, _ := strings.Cut(line, " ")
+			return platform == i.Platform
+		})
+	}
+	return nil
+}
+
+// A record is JSON, and behind it its CRC-32C, little-endian: bbolt itself
+// checks none of what it holds.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func putJSON(b *bolt.Bucket, key string, v any) error {
 	raw, err := json.Marshal(v)
@@ -192,25 +290,51 @@ func putJSON(b *bolt.Bucket, key string, v any) error {
 	if len(raw) > maxRecord {
 		return fmt.Errorf("record %q of %d bytes, the limit is %d", key, len(raw), maxRecord)
 	}
-	return b.Put([]byte(key), raw)
+	return b.Put([]byte(key), binary.LittleEndian.AppendUint32(raw, crc32.Checksum(raw, castagnoli)))
+}
+
+func getJSON(b *bolt.Bucket, key string, v any) (ok bool, err error) {
+	if key == "" || b == nil {
+		return false, nil
+	}
+	raw := b.Get([]byte(key))
+	if raw == nil {
+		return false, nil
+	}
+	return true, decodeJSON([]byte(key), raw, v)
+}
+
+func decodeJSON(key, raw []byte, v any) error {
+	n := len(raw) - 4
+	if n < 0 || crc32.Checksum(raw[:n], castagnoli) != binary.LittleEndian.Uint32(raw[n:]) {
+		return fmt.Errorf("%w: record %q", ErrDamaged, key)
+	}
+	if err := json.Unmarshal(raw[:n], v); err != nil {
+		return fmt.Errorf("%w: record %q: %v", ErrDamaged, key, err)
+	}
+	return nil
+}
+
+// eachJSON calls f with every record of b.
+func eachJSON[T any](b *bolt.Bucket, f func(T)) error {
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(func(k, raw []byte) error {
+		var v T
+		if err := decodeJSON(k, raw, &v); err != nil {
+			return err
+		}
+		f(v)
+		return nil
+	})
 }
 
 // Refs returns all names in the order of their keys.
 func (s *Store) Refs() ([]Ref, error) {
 	var list []Ref
 	err := s.view(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketRefs)
-		if b == nil {
-			return nil
-		}
-		return b.ForEach(func(_, v []byte) error {
-			var r Ref
-			if err := json.Unmarshal(v, &r); err != nil {
-				return err
-			}
-			list = append(list, r)
-			return nil
-		})
+		return eachJSON(tx.Bucket(bucketRefs), func(r Ref) { list = append(list, r) })
 	})
 	return list, err
 }
@@ -229,16 +353,8 @@ func (s *Store) Image(manifest digest.Digest) (i Image, ok bool, err error) {
 
 func (s *Store) get(bucket []byte, key string, v any) (ok bool, err error) {
 	err = s.view(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucket)
-		if b == nil || key == "" {
-			return nil
-		}
-		raw := b.Get([]byte(key))
-		if raw == nil {
-			return nil
-		}
-		ok = true
-		return json.Unmarshal(raw, v)
+		ok, err = getJSON(tx.Bucket(bucket), key, v)
+		return err
 	})
 	return ok, err
 }
@@ -253,18 +369,7 @@ func (s *Store) layer(d digest.Digest) (l Layer, ok bool, err error) {
 func (s *Store) Images() (map[digest.Digest]Image, error) {
 	all := make(map[digest.Digest]Image)
 	err := s.view(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketImages)
-		if b == nil {
-			return nil
-		}
-		return b.ForEach(func(_, v []byte) error {
-			var i Image
-			if err := json.Unmarshal(v, &i); err != nil {
-				return err
-			}
-			all[i.Manifest] = i
-			return nil
-		})
+		return eachJSON(tx.Bucket(bucketImages), func(i Image) { all[i.Manifest] = i })
 	})
 	return all, err
 }

@@ -3,12 +3,14 @@
 package layerstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,41 +21,37 @@ import (
 // AddLayer brings a layer into the stage: in one pass over src the blob is
 // copied and verified against digest and diffID, its table and seek index are
 // made. want.Digest and want.DiffID may be "": then they are what the bytes
-// are. A layer that the store holds, verified to have this diffID, is not
-// read again. The errors are ErrDigest, seek.ErrFormat, index.ErrBadLayer, or
-// those of src and of the disk. sidecar reports that a second, seekable copy
-// had to be made.
-func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits index.Limits) (l Layer, meta *index.Meta, sidecar bool, err error) {
-	known, ok, err := g.s.layer(want.Digest)
+// are. If the store holds this layer, verified, and src is an io.Seeker, the
+// bytes are only compared; what differs is read as if it were new, and takes
+// the place of a blob that was damaged. The errors are ErrDigest,
+// seek.ErrFormat, index.ErrBadLayer, or those of src and of the disk. sidecar
+// reports that a second, seekable copy had to be made.
+func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits index.Limits) (l Layer, sidecar bool, err error) {
+	known, ok, err := g.known(want)
 	if err != nil {
-		return want, nil, false, err
+		return want, false, err
 	}
-	if ok && want.DiffID != "" && known.DiffID != want.DiffID {
-		return want, nil, false, fmt.Errorf("%w: the uncompressed layer is %s, the config says %s", ErrDigest, known.DiffID, want.DiffID)
-	}
-	if ok && g.s.HasBlob(want.Digest) {
-		known.MediaType = want.MediaType
-		if t, err := index.Open[index.EntryID](g.s.LayerPath(known.DiffID)); err == nil {
-			defer t.Close()
-			return known, t.Meta(), false, nil
+	if ok {
+		same, err := g.holds(ctx, known, src)
+		if err != nil {
+			return want, false, err
+		}
+		if same {
+			known.MediaType = want.MediaType
+			return known, false, nil
 		}
 	}
 	tmp, err := os.MkdirTemp(g.dir, "layer-")
 	if err != nil {
-		return want, nil, false, err
+		return want, false, err
 	}
 	files := passFiles{blob: tmp + "/blob", table: tmp + "/table", seek: tmp + "/seek", sidecar: tmp + "/sidecar"}
 	res, err := runPass(ctx, src, files, want.Digest, want.DiffID, limits)
 	if err != nil {
 		os.RemoveAll(tmp)
-		return want, nil, false, err
+		return want, false, err
 	}
-	l = want
-	l.Digest, l.DiffID, l.Size = res.digest, res.diffID, res.size
-	l.TarSize, l.Oddities = res.seek.Size, res.meta.Odd
-	if res.seek.Trailing {
-		l.Oddities++
-	}
+	l = res.layer(want)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.move = append(g.move,
@@ -63,7 +61,101 @@ func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits 
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, g.s.sidecarPath(l.Digest)})
 	}
-	return l, res.meta, res.seek.Sidecar, nil
+	return l, res.seek.Sidecar, nil
+}
+
+// layer returns want with what the pass found.
+func (res *passResult) layer(want Layer) Layer {
+	l := want
+	l.Digest, l.DiffID, l.Size = res.digest, res.diffID, res.size
+	l.TarSize, l.Compression = res.seek.Size, res.seek.Compression.String()
+	l.setOddities(res.meta)
+	if res.seek.Trailing {
+		l.Oddities++
+		l.Oddity = "bytes after the end of the gzip stream (C7)"
+	}
+	return l
+}
+
+// setOddities takes the count and the first of the oddities that a scan met.
+func (l *Layer) setOddities(m *index.Meta) {
+	l.Oddities, l.Oddity = m.Odd, ""
+	if len(m.Oddities) > 0 {
+		o := &m.Oddities[0]
+		l.Oddity = fmt.Sprintf("offset %d: %s (%s)", o.Off, o.What, o.Rule)
+		if o.Name != "" {
+			l.Oddity = strconv.Quote(o.Name) + " at " + l.Oddity
+		}
+	}
+}
+
+// known returns what the store knows of a layer, by its digest or, for one
+// whose digest nobody told, by its diffID: most such are not compressed, and
+// then the two are the same.
+func (g *Stage) known(want Layer) (l Layer, ok bool, err error) {
+	d := want.Digest
+	if d == "" {
+		d = want.DiffID
+	}
+	l, ok, err = g.s.layer(d)
+	if ok && want.Digest != "" && want.DiffID != "" && l.DiffID != want.DiffID {
+		err = fmt.Errorf("%w: the uncompressed layer is %s, the config says %s", ErrDigest, l.DiffID, want.DiffID)
+	}
+	if ok && want.DiffID != "" && l.DiffID != want.DiffID {
+		ok = false
+	}
+	return l, ok, err
+}
+
+// holds reports whether the store has the layer l, with its table, and src
+// holds the same bytes. If not, src is at its beginning again.
+func (g *Stage) holds(ctx context.Context, l Layer, src io.Reader) (bool, error) {
+	from, ok := src.(io.ReadSeeker)
+	if !ok {
+		return false, nil
+	}
+	f, size, err := g.s.OpenBlob(l.Digest)
+	if err != nil || size != l.Size {
+		return false, nil
+	}
+	defer f.Close()
+	t, err := index.Open[index.EntryID](g.s.LayerPath(l.DiffID))
+	if err != nil {
+		return false, nil
+	}
+	t.Close()
+	same, err := sameBytes(ctx, f, from)
+	if err != nil {
+		return false, err
+	}
+	if !same {
+		_, err = from.Seek(0, io.SeekStart)
+		return false, err
+	}
+	g.need(f.Name())
+	return true, nil
+}
+
+// sameBytes compares a file of the store with src to the ends of both. A
+// file that cannot be read is another; the error is that of src.
+func sameBytes(ctx context.Context, f *os.File, src io.Reader) (bool, error) {
+	a, b := make([]byte, 256<<10), make([]byte, 256<<10)
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		n, errSrc := io.ReadFull(src, a)
+		if errSrc != nil && errSrc != io.EOF && errSrc != io.ErrUnexpectedEOF {
+			return false, errSrc
+		}
+		m, errFile := io.ReadFull(f, b)
+		if n != m || !bytes.Equal(a[:n], b[:n]) || (errSrc == nil) != (errFile == nil) {
+			return false, nil
+		}
+		if errSrc != nil {
+			return errFile == io.EOF || errFile == io.ErrUnexpectedEOF, nil
+		}
+	}
 }
 
 // Rebuild makes a layer's table and seek index anew from its blob, which is

@@ -4,6 +4,7 @@ package layerstore
 
 import (
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sweepAge is how old an unlocked entry of tmp or leases must be to be
+// defaultSweepAge is how old an unlocked entry of tmp or leases must be to be
 // removed.
-const sweepAge = time.Minute
+const defaultSweepAge = time.Minute
 
 func olderThan(fi fs.FileInfo, d time.Duration) bool { return time.Since(fi.ModTime()) > d }
 
@@ -30,7 +31,7 @@ type Lease struct {
 func (s *Store) NewLease(digests []digest.Digest) (*Lease, error) {
 	f, err := os.CreateTemp(filepath.Join(s.root, "leases"), "lease-")
 	if err != nil {
-		if os.IsPermission(err) || os.IsNotExist(err) {
+		if isReadOnly(err) || errors.Is(err, fs.ErrNotExist) {
 			return &Lease{}, nil
 		}
 		return nil, err
@@ -42,6 +43,9 @@ func (s *Store) NewLease(digests []digest.Digest) (*Lease, error) {
 	if err != nil {
 		os.Remove(f.Name())
 		f.Close()
+		if isReadOnly(err) {
+			return &Lease{}, nil // a full disk is no reason not to read
+		}
 		return nil, err
 	}
 	return &Lease{f}, nil

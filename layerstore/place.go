@@ -91,7 +91,8 @@ func (p *Place) open(ctx context.Context, limits index.Limits) (err error) {
 		if err := p.agrees(known); err != nil {
 			return err
 		}
-		p.layer.Digest, p.layer.DiffID, p.layer.TarSize, p.layer.Oddities = known.Digest, known.DiffID, known.TarSize, known.Oddities
+		known.MediaType = p.layer.MediaType
+		p.layer = known
 		c, err := p.content()
 		if err == nil {
 			p.state.Store(&placeState{r: c, content: c, verified: true})
@@ -109,10 +110,11 @@ func (p *Place) open(ctx context.Context, limits index.Limits) (err error) {
 	if seek.Detect(head[:n]) != seek.None {
 		return p.pass(ctx, limits)
 	}
-	p.layer.TarSize = p.size
-	p.state.Store(&placeState{r: p.section()})
+	p.layer.Size, p.layer.TarSize, p.layer.Compression = p.size, p.size, seek.None.String()
+	p.state.Store(&placeState{r: &unverified{p}})
 	t, err := index.Open[index.EntryID](p.path("table"))
 	if err == nil {
+		p.layer.setOddities(t.Meta())
 		return t.Close()
 	}
 	if !IsDerivedBad(err) {
@@ -148,8 +150,31 @@ func (p *Place) scan(limits index.Limits) error {
 	if err != nil {
 		return err
 	}
-	p.layer.Oddities = m.Odd
+	p.layer.setOddities(m)
 	return g.Commit()
+}
+
+// unverified reads a plain tar as it lies. A file that is changed under the
+// mount has another identity: its bytes are not those that were scanned.
+type unverified struct{ p *Place }
+
+func (u *unverified) ReadAt(b []byte, off int64) (int, error) {
+	n, err := u.p.section().ReadAt(b, off)
+	if errID := u.p.unchanged(); errID != nil {
+		return 0, errID
+	}
+	return n, err
+}
+
+// ErrChanged marks a file that was changed while it was mounted in place.
+var ErrChanged = errors.New("the file was changed while it was in use")
+
+func (p *Place) unchanged() error {
+	id, err := p.identity()
+	if err == nil && id != p.id {
+		err = fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
+	}
+	return err
 }
 
 // pass reads the layer whole, verifies it and keeps what is derived.
@@ -164,12 +189,10 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 	if err != nil {
 		return err
 	}
-	if id, err := p.identity(); err != nil || id != p.id {
-		return errors.Join(err, fmt.Errorf("%s: the file changed while it was read", p.f.Name()))
+	if err := p.unchanged(); err != nil {
+		return err
 	}
-	l := p.layer
-	l.Digest, l.DiffID, l.Size = res.digest, res.diffID, res.size
-	l.TarSize, l.Oddities = res.seek.Size, res.meta.Odd
+	l := res.layer(p.layer)
 	g.move = append(g.move, move{files.table, p.path("table")}, move{files.seek, p.path("seek")})
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, p.path("sidecar")})
@@ -216,13 +239,16 @@ func (p *Place) OpenTable(ctx context.Context) (*index.Layer, error) {
 }
 
 // Verify reads the layer whole, unless that was done before. If it is not
-// what its digests say, every read fails from then on.
+// what its digests say, every read fails from then on; an error of the disk
+// (it may be full) leaves it unverified.
 func (p *Place) Verify(ctx context.Context) error {
-	if p.Verified() {
-		return nil
+	if st := p.state.Load(); st.verified || st.err != nil {
+		return st.err
 	}
 	err := p.pass(ctx, index.Limits{})
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case errors.Is(err, ErrDigest), errors.Is(err, ErrChanged), errors.Is(err, seek.ErrFormat),
+		errors.Is(err, index.ErrBadLayer), errors.Is(err, index.ErrLimit):
 		p.state.Store(&placeState{err: err})
 	}
 	return err

@@ -3,15 +3,19 @@
 package layerstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +30,8 @@ var (
 // A Store is the directory. Its methods are safe for concurrent use, also by
 // several processes.
 type Store struct {
-	root string
+	root     string
+	sweepAge time.Duration // how old unlocked leftovers must be to be removed
 }
 
 // Open returns the store in directory root, which need not exist yet.
@@ -35,7 +40,7 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{root: root}, nil
+	return &Store{root: root, sweepAge: defaultSweepAge}, nil
 }
 
 // Root returns the directory, absolute.
@@ -127,8 +132,9 @@ type Stage struct {
 	dir  string
 	lock *os.File
 
-	mu   sync.Mutex // no I/O under it
-	move []move     // guarded by mu
+	mu    sync.Mutex // no I/O under it
+	move  []move     // guarded by mu
+	needs []string   // guarded by mu; blobs that were in the store already
 }
 
 type move struct{ from, to string }
@@ -175,7 +181,7 @@ func (s *Store) sweep(dir string) {
 	}
 	for _, e := range list {
 		fi, err := e.Info()
-		if err != nil || !olderThan(fi, sweepAge) {
+		if err != nil || !olderThan(fi, s.sweepAge) {
 			continue
 		}
 		path := filepath.Join(s.root, dir, e.Name())
@@ -200,10 +206,22 @@ func (g *Stage) Temp(name string) string { return filepath.Join(g.dir, name) }
 
 // Blob puts a small document into the stage under its digest.
 func (g *Stage) Blob(d digest.Digest, raw []byte) error {
-	if g.s.HasBlob(d) || g.staged(g.s.blobPath(d)) != "" {
+	path := g.s.blobPath(d)
+	if g.staged(path) != "" {
 		return nil
 	}
-	return writeSynced(g.file(g.s.blobPath(d)), raw)
+	if have, err := g.s.ReadBlob(d, int64(len(raw))); err == nil && bytes.Equal(have, raw) {
+		g.need(path)
+		return nil
+	}
+	return writeSynced(g.file(path), raw)
+}
+
+// need notes that what the stage brings is not whole without the file path.
+func (g *Stage) need(path string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.needs = append(g.needs, path)
 }
 
 func writeSynced(path string, raw []byte) error {
@@ -241,26 +259,106 @@ func (g *Stage) New(to string) string { return g.file(to) }
 // Commit moves all files to their names. What is there already is replaced by
 // the same content. The names are durable when Commit returns.
 func (g *Stage) Commit() error {
+	_, err := g.commit()
+	return err
+}
+
+// commit is Commit; made are the names that were not there before, also after
+// an error.
+func (g *Stage) commit() (made []string, err error) {
+	g.mu.Lock()
+	moves := g.move
+	g.mu.Unlock()
 	dirs := make(map[string]bool)
-	for _, m := range g.move {
+	for _, m := range moves {
 		dir := filepath.Dir(m.to)
 		if !dirs[dir] {
 			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return err
+				return made, err
 			}
 			dirs[dir] = true
 		}
-		if err := os.Rename(m.from, m.to); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		_, statErr := os.Lstat(m.to)
+		if err := os.Rename(m.from, m.to); err != nil {
+			return made, err
+		}
+		if statErr != nil {
+			made = append(made, m.to)
 		}
 	}
 	for dir := range dirs {
 		if err := syncDir(dir); err != nil {
-			return err
+			return made, err
+		}
+		if err := syncDir(filepath.Dir(dir)); err != nil { // dir itself may be new
+			return made, err
 		}
 	}
 	g.Discard()
+	return made, nil
+}
+
+// ErrVanished is returned by Publish if a blob that the store held when the
+// stage was filled is there no more. Filling a new stage is the cure.
+var ErrVanished = errors.New("blob vanished while it was needed")
+
+// Publish commits the stage and then stores images and the names that point
+// to them, in one transaction: they are all there or none is. On an error the
+// files that only this stage brought are removed again.
+func (g *Stage) Publish(refs []Ref, images []Image) error {
+	before, err := g.s.txID()
+	if err != nil {
+		return err
+	}
+	made, err := g.commit()
+	if err == nil {
+		err = g.s.addRefs(refs, images, g.whole)
+	}
+	if err != nil {
+		g.s.takeBack(made, before)
+	}
+	return err
+}
+
+// whole returns nil if every blob of the stage is in the store.
+func (g *Stage) whole() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	blobs := filepath.Join(g.s.root, "blobs") + "/"
+	paths := g.needs
+	for _, m := range g.move {
+		if strings.HasPrefix(m.to, blobs) {
+			paths = append(paths, m.to)
+		}
+	}
+	for _, path := range paths {
+		if _, err := os.Lstat(path); err != nil {
+			return fmt.Errorf("%w: %w", ErrVanished, err)
+		}
+	}
 	return nil
+}
+
+// takeBack removes the files made, unless somebody has stored an image since
+// the transaction before, who may need them: then they are left to a prune.
+// Whoever is about to store one finds by Stage.whole that they are gone.
+func (s *Store) takeBack(made []string, before int) {
+	s.locked(false, func() error {
+		now := 0
+		err := s.openDB(true, func(db *bolt.DB) error {
+			return db.View(func(tx *bolt.Tx) error { now = tx.ID(); return nil })
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if max(now, 1) != max(before, 1) { // a new database begins with 1
+			return nil
+		}
+		for _, path := range made {
+			os.Remove(path)
+		}
+		return nil
+	})
 }
 
 func syncDir(dir string) error {
