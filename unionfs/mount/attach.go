@@ -343,8 +343,8 @@ func checkPoint(dir string, nonempty bool) (string, error) {
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
 		return "", refused(DeadMount, "umount -l "+dir, err)
-	case errors.Is(err, fs.ErrNotExist):
-		return "", refused(NoMountPoint, "mkdir "+dir+", or --mkdir", nil)
+	case errors.Is(err, fs.ErrNotExist): // its path stands in the Error
+		return "", refused(NoMountPoint, "mkdir "+dir+", or --mkdir", fs.ErrNotExist)
 	case err != nil:
 		return "", refused(NotOurs, "", err)
 	}

@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/posixtest"
+	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/fusetest"
+)
+
+// small is a tree of one file.
+func small() []item {
+	return []item{{path: "", mode: index.ModeDir | 0o755}, {path: "f", mode: index.ModeRegular | 0o644, data: "x"}}
+}
+
+// mountLine returns the line of mountinfo for dir.
+func mountLine(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == dir {
+			return line
+		}
+	}
+	return ""
+}
+
+// The source is the image's name whatever is in it, by either way of
+// mounting; the type is ours; and nobody is given more than is asked for.
+func TestMountinfo(t *testing.T) {
+	f := newFS(t, small())
+	for name, shown := range map[string]string{
+		"":                        "imgfs",
+		"docker.io/library/a:1.0": "docker.io/library/a:1.0",
+		`a b,c\d,fd=3,,ro\`:       `a\040b,c\134d,fd=3,,ro\134`,
+		"new\nline\ttab#hash":     `new\012line\011tab\043hash`,
+		"ä\xff\"'$(x)`;":          "ä\xff\"'$(x)`;",
+	} {
+		dir, s := mountedServer(t, f, Options{Name: name, Extra: []string{"noexec", "noatime", "max_read=65536"}})
+		line := mountLine(t, dir)
+		_, tail, _ := strings.Cut(line, " - ")
+		fields := strings.Fields(tail)
+		if len(fields) != 3 || fields[0] != "fuse.imgfs" || fields[1] != shown {
+			t.Errorf("%q is shown as %q", name, tail)
+			continue
+		}
+		options := strings.Fields(line)[5] + "," + fields[2]
+		for _, want := range []string{"ro", "nosuid", "nodev", "noexec", "noatime", "max_read=65536"} {
+			if !strings.Contains(","+options+",", ","+want+",") {
+				t.Errorf("no %s in %s", want, options)
+			}
+		}
+		others := strings.Contains(options, "allow_other") && strings.Contains(options, "default_permissions")
+		none := !strings.Contains(options, "allow_other") && !strings.Contains(options, "default_permissions")
+		if owns := currentCredentials().ownsIDs; owns && !others || !owns && !none {
+			t.Errorf("for others: %s", options)
+		}
+		if s.direct != currentCredentials().canMount {
+			t.Errorf("direct: %v", s.direct)
+		}
+	}
+}
+
+// isRoot reports whether this is root of the machine, not of a namespace.
+func isRoot() bool { return currentCredentials().ownsIDs }
+
+func TestSuidDev(t *testing.T) {
+	f := newFS(t, everything())
+	if !currentCredentials().root {
+		_, err := Mount(t.TempDir(), f, Options{Suid: true})
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != RootOnly {
+			t.Errorf("a user may: %v", err)
+		}
+		return
+	}
+	dir := mounted(t, f, Options{Suid: true, Dev: true})
+	if line := mountLine(t, dir); strings.Contains(line, "nosuid") || strings.Contains(line, "nodev") && isRoot() {
+		t.Errorf("%s", line)
+	}
+	if isRoot() {
+		if b, err := os.ReadFile(dir + "/null"); err != nil || len(b) != 0 {
+			t.Errorf("null: %q, %v", b, err)
+		}
+	}
+}
+
+func TestReadAhead(t *testing.T) {
+	if !isRoot() {
+		t.Skip("root's mounts only")
+	}
+	_, s := mountedServer(t, newFS(t, small()), Options{})
+	b, err := os.ReadFile(fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(s.dev), unix.Minor(s.dev)))
+	if err != nil || strings.TrimSpace(string(b)) != "1024" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// waits fails if the server does not end.
+func waits(t *testing.T, s *Server) {
+	t.Helper()
+	select {
+	case <-s.served:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Wait does not end")
+	}
+	s.Wait()
+}
+
+// However a mount ends, Wait ends and nothing stays.
+func TestUnmounts(t *testing.T) {
+	f := newFS(t, small())
+	for _, tt := range []struct {
+		name string
+		by   func(s *Server) error
+	}{
+		{"by Unmount", (*Server).Unmount},
+		{"by umount", func(s *Server) error { return unix.Unmount(s.dir, 0) }},
+		{"lazily", func(s *Server) error { return unix.Unmount(s.dir, unix.MNT_DETACH) }},
+		{"by fusermount3", func(s *Server) error { return exec.Command("fusermount3", "-u", s.dir).Run() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			needFUSE(t)
+			c := currentCredentials()
+			if !c.canMount && strings.Contains("by umount lazily", tt.name) || c.canMount && !c.ownsIDs && tt.name == "by fusermount3" {
+				t.Skip("not this one's right")
+			}
+			before := openFiles(t)
+			s, err := Mount(t.TempDir(), f, Options{Log: t.Logf})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.ReadFile(s.dir + "/f"); err != nil {
+				t.Error(err)
+			}
+			if err := tt.by(s); err != nil {
+				t.Fatal(err)
+			}
+			waits(t, s)
+			if err := s.Unmount(); err != nil {
+				t.Errorf("once more: %v", err)
+			}
+			if after := openFiles(t); len(after) != len(before) {
+				t.Errorf("descriptors:\n before %q\n after %q", before, after)
+			}
+			if mountLine(t, s.dir) != "" {
+				t.Error("it is still mounted")
+			}
+		})
+	}
+}
+
+func TestBusy(t *testing.T) {
+	dir, s := mountedServer(t, newFS(t, small()), Options{})
+	file, err := os.Open(dir + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Unmount()
+	var e *Error
+	if !errors.Is(err, unix.EBUSY) || !errors.As(err, &e) || e.Reason != Busy {
+		t.Errorf("%v", err)
+	}
+	b := make([]byte, 2)
+	if n, _ := file.Read(b); string(b[:n]) != "x" {
+		t.Errorf("read %q of a busy mount", b[:n])
+	}
+	if err := file.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A mount that lies on ours is not unmounted in its place.
+func TestCovered(t *testing.T) {
+	if !currentCredentials().canMount {
+		t.Skip("a user cannot cover it")
+	}
+	dir, s := mountedServer(t, newFS(t, small()), Options{})
+	if err := unix.Mount("cover", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Unmount()
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != OtherMount {
+		t.Errorf("%v", err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	needFUSE(t)
+	f := newFS(t, small())
+	base := t.TempDir()
+	full, file, own := base+"/full", base+"/file", base+"/own"
+	for _, err := range []error{os.MkdirAll(full+"/x", 0o700), os.WriteFile(file, nil, 0o600), os.Mkdir(own, 0o700), os.Symlink("own", base+"/link")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := openFiles(t)
+	for _, tt := range []struct {
+		dir  string
+		opt  Options
+		want Reason
+		is   error
+	}{
+		{base + "/missing", Options{}, NoMountPoint, os.ErrNotExist},
+		{file, Options{}, NotDirectory, unix.ENOTDIR},
+		{file + "/x", Options{}, NotOurs, unix.ENOTDIR},
+		{full, Options{}, NotEmpty, nil},
+		{own, Options{Extra: []string{"rw"}}, BadOption, nil},
+		{own, Options{Extra: []string{"fd=7"}}, BadOption, nil},
+		{own, Options{Extra: []string{"max_read=x"}}, BadOption, nil},
+		{own, Options{Extra: []string{"frobnicate=1"}}, BadOption, nil},
+		{own, Options{Name: "a\x00b"}, BadOption, nil},
+		{own, Options{Name: strings.Repeat("a", 5000)}, BadOption, nil},
+	} {
+		tt.opt.Log = t.Logf
+		s, err := Mount(tt.dir, f, tt.opt)
+		if err == nil {
+			t.Errorf("%s %v: mounted", tt.dir, tt.opt.Extra)
+			s.Unmount()
+			continue
+		}
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != tt.want || e.Path != tt.dir || tt.is != nil && !errors.Is(err, tt.is) {
+			t.Errorf("%s %v: %v; want %q", tt.dir, tt.opt.Extra, err, tt.want)
+		}
+	}
+	if after := openFiles(t); len(after) != len(before) {
+		t.Errorf("descriptors:\n before %q\n after %q", before, after)
+	}
+	for dir, opt := range map[string]Options{full: {Nonempty: true}, base + "/link": {Extra: []string{"nonempty"}}} {
+		opt.Log = t.Logf
+		s, err := Mount(dir, f, opt)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if err := s.Unmount(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What a user is told before fusermount3 says less.
+func TestUserRefusals(t *testing.T) {
+	c := currentCredentials()
+	if c.root {
+		t.Skip("root is refused nothing of it")
+	}
+	needFUSE(t)
+	f := newFS(t, small())
+	closed := t.TempDir() + "/closed"
+	if err := os.Mkdir(closed, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]Reason{closed: NotOurs, "/tmp": NotOurs} {
+		_, err := Mount(dir, f, Options{Nonempty: true, Log: t.Logf})
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != want {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	conf, _ := os.ReadFile(fuseConf)
+	_, err := Mount(t.TempDir(), f, Options{AllowOther: true, Log: t.Logf})
+	var e *Error
+	if !allowsOther(string(conf)) && (!errors.As(err, &e) || e.Reason != NoAllowOther) {
+		t.Errorf("allow_other: %v", err)
+	}
+}
+
+// A file handle finds its node again when the kernel has forgotten it.
+func TestFileHandles(t *testing.T) {
+	if !isRoot() {
+		t.Skip("only root opens by handle")
+	}
+	dir := mounted(t, newFS(t, everything()), Options{})
+	handles := map[string]unix.FileHandle{}
+	for _, path := range []string{"", "dir", "dir/sub/deep", "empty"} {
+		h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, filepath.Join(dir, path), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		handles[path] = h
+	}
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+		t.Fatal(err)
+	}
+	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(root)
+	for path, h := range handles {
+		fd, err := unix.OpenByHandleAt(root, h, unix.O_RDONLY)
+		if err != nil {
+			t.Errorf("%q: %v", path, err)
+			continue
+		}
+		var a, b unix.Stat_t
+		if err := errors.Join(unix.Fstat(fd, &a), unix.Lstat(filepath.Join(dir, path), &b)); err != nil || a != b {
+			t.Errorf("%q is %+v, by handle %+v (%v)", path, b, a, err)
+		}
+		unix.Close(fd)
+	}
+}
+
+// Of posixtest only this one does not write.
+func TestPosix(t *testing.T) {
+	posixtest.ReadDirConsistency(t, mounted(t, newFS(t, wide(1, 1000)), Options{})+"/dir0000")
+}
+
+// Programs run from it.
+func TestExec(t *testing.T) {
+	echo, err := os.ReadFile("/bin/echo")
+	if err != nil {
+		t.Skip(err)
+	}
+	dir := mounted(t, newFS(t, append(small(), item{path: "echo", mode: index.ModeRegular | 0o755, data: string(echo)})), Options{})
+	// By a shell: Go's fork holds the runtime until the exec is through, and
+	// this process serves the file.
+	out, err := exec.Command("sh", "-c", `"$0/echo" hello; "$0/f"`, dir).CombinedOutput()
+	if !strings.HasPrefix(string(out), "hello\n") || !strings.Contains(string(out), "ermission denied") {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// The heap does not grow with what was looked at.
+func TestMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has memory of its own")
+	}
+	dir := mounted(t, newFS(t, wide(100, 500)), Options{})
+	walk := func() uint64 {
+		cmd := exec.Command("find", dir, "-size", "+1000000k")
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := walk()
+	start := time.Now()
+	after := walk()
+	t.Logf("50 000 files: warm walk %v, heap %d KiB more", time.Since(start), int64(after-before)>>10)
+	if after > before+8<<20 {
+		t.Errorf("the heap grew from %d to %d", before, after)
+	}
+}
+
+// The same as an ordinary user, by fusermount3, and as root of a user
+// namespace, by mount(2).
+func TestAsOthers(t *testing.T) {
+	if !isRoot() {
+		t.Skip("only root can become others")
+	}
+	fusetest.Need(t)
+	asUser, err := filepath.Abs("../../scripts/as-user")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(asUser); err != nil {
+		t.Skip(err)
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "imgfs-mount-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	exe := dir + "/test"
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(exe, self, 0o755), os.Chmod(exe, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for name, how := range map[string][]string{
+		"user":      nil,
+		"namespace": {"unshare", "--user", "--map-root-user", "--mount"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			arg := append(how, exe, "-test.v", "-test.timeout=40s", "-test.skip=Damaged|Truncated|Requests|Memory|LargeDirectory")
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, asUser, arg...)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "IMGFS_TEST_NOSKIP=1")
+			cmd.WaitDelay = 10 * time.Second
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Run(); err != nil {
+				t.Errorf("%v\n%s", err, out.String())
+			}
+			if n := strings.Count(out.String(), "--- PASS"); n < 20 {
+				t.Errorf("only %d tests ran:\n%s", n, out.String())
+			}
+		})
+	}
+}
