@@ -278,37 +278,33 @@ func (d *Decoder) Decode(buf []byte, hist, op, limit int) (int, Event, error) {
 	if limit+Slack > len(buf) || hist < 0 || op < hist {
 		panic("inflate: internal error: buffer too small")
 	}
-	for {
-		switch d.state {
-		case betweenBlocks:
-			if op >= limit {
-				return op, Full, nil
-			}
-			if err := d.readHeader(); err != nil {
-				return op, Full, err
-			}
-		case afterStream:
-			return op, StreamEnd, nil
-		}
-		ended := false
-		var err error
-		if d.state == inStored {
-			op, ended, err = d.copyStored(buf, op, limit)
-		} else {
-			op, ended, err = d.huffman(buf, hist, op, limit)
-		}
-		switch {
-		case err != nil:
-			return op, Full, err
-		case !ended:
+	switch d.state {
+	case betweenBlocks:
+		if op >= limit {
 			return op, Full, nil
-		case d.final:
-			d.state = afterStream
-			return op, StreamEnd, nil
 		}
-		d.state = betweenBlocks
-		return op, BlockEnd, nil
+		if err := d.readHeader(); err != nil {
+			return op, Full, err
+		}
+	case afterStream:
+		return op, StreamEnd, nil
 	}
+	ended := false
+	var err error
+	if d.state == inStored {
+		op, ended, err = d.copyStored(buf, op, limit)
+	} else {
+		op, ended, err = d.huffman(buf, hist, op, limit)
+	}
+	switch {
+	case err != nil || !ended:
+		return op, Full, err
+	case d.final:
+		d.state = afterStream
+		return op, StreamEnd, nil
+	}
+	d.state = betweenBlocks
+	return op, BlockEnd, nil
 }
 
 // readHeader reads the header of a block, with its tables.

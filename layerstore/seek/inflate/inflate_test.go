@@ -203,7 +203,7 @@ func TestTruncated(t *testing.T) {
 func TestFlippedBits(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 8))
 	for _, s := range samples(t, 5000) {
-		for range 150 {
+		for range 40 {
 			b := bytes.Clone(s.stream)
 			for range 1 + rnd.IntN(3) {
 				b[rnd.IntN(min(len(b), 200))] ^= 1 << rnd.IntN(8)
@@ -244,10 +244,9 @@ func TestResume(t *testing.T) {
 		var d Decoder
 		d.Reset(bytes.NewReader(s.stream), 0)
 		buf := make([]byte, Window+len(want)+Slack)
-		op, limit := 0, 0
-		for stop := 0; ; stop++ {
-			limit = min(op+4099, len(buf)-Slack)
-			was := op
+		op := 0
+		for {
+			limit := min(op+4099, len(buf)-Slack)
 			var ev Event
 			op, ev, err = d.Decode(buf, 0, op, limit)
 			if err != nil {
@@ -255,9 +254,6 @@ func TestResume(t *testing.T) {
 			}
 			if ev == StreamEnd {
 				break
-			}
-			if op == was && ev == Full {
-				limit = op + 1
 			}
 			bit, block := d.Bit(), d.BlockBit()
 			var e Decoder
