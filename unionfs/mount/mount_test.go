@@ -26,7 +26,7 @@ func everything() []item {
 		{path: "empty", mode: index.ModeRegular | 0o600},
 		{path: "link", mode: index.ModeSymlink | 0o777, target: "dir/file"},
 		{path: "null", mode: index.ModeChar | 0o666, rdev: uint32(unix.Mkdev(1, 3))},
-		{path: "zero00", mode: index.ModeChar | 0o000},
+		{path: "zero00", mode: index.ModeChar},
 		{path: "disk", mode: index.ModeBlock | 0o660, gid: 6, rdev: uint32(unix.Mkdev(259, 70000))},
 		{path: "pipe", mode: index.ModeFIFO | 0o622},
 		{path: "sock", mode: index.ModeSocket | 0o755},
