@@ -39,6 +39,9 @@ Placeholders of --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := checkPlatform(flags.platform); err != nil {
+				return err
+			}
 			st, err := a.store()
 			if err != nil {
 				return err

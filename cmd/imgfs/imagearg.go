@@ -38,6 +38,17 @@ func (f *imageFlags) options(a *app) imgfs.OpenOptions {
 	}
 }
 
+// checkPlatform finds fault with a --platform before anything is read.
+func checkPlatform(platform string) error {
+	if platform == "" {
+		return nil
+	}
+	if _, err := image.ParsePlatform(platform); err != nil {
+		return &usageError{err}
+	}
+	return nil
+}
+
 // warn prints a line about an oddity.
 func (a *app) warn(line string) { fmt.Fprintf(a.stderr, "imgfs: %s\n", term.Escape(line)) }
 
@@ -48,6 +59,9 @@ func (a *app) toTerminal() bool { return term.IsTerminal(a.stdout) }
 // withImage opens the image of arg ("-" is stdin), calls do with it and
 // closes it. A fault under the map of a damaged index is an error.
 func (a *app) withImage(ctx context.Context, arg string, f *imageFlags, do func(*imgfs.Image) error) error {
+	if err := checkPlatform(f.platform); err != nil {
+		return err
+	}
 	if src, _ := image.SplitPath(arg, nil); src == "-" {
 		if err := a.refuseTerminal("imgfs reads a piped image: IMAGE may be a file or a name, too"); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs"
+	"github.com/imgfs/imgfs/image"
 )
 
 func newImport(a *app) *cobra.Command {
@@ -33,6 +34,12 @@ may be compressed, and prints the image's ID. "-" is standard input.`,
 			name := ""
 			if len(args) == 2 {
 				name = args[1]
+				if _, err := image.ParseReference(name); err != nil {
+					return &usageError{err}
+				}
+			}
+			if err := checkPlatform(platform); err != nil {
+				return err
 			}
 			st, err := a.store()
 			if err != nil {

@@ -68,6 +68,9 @@ diffID, its sizes and how many oddities were met in it.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := checkPlatform(flags.platform); err != nil {
+				return err
+			}
 			st, err := a.store()
 			if err != nil {
 				return err

@@ -38,6 +38,9 @@ ID: sha256:…".`,
   imgfs load -i ./oci-layout --platform linux/arm64`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkPlatform(platform); err != nil {
+				return err
+			}
 			if input == "" {
 				if err := a.refuseTerminal("imgfs load -i FILE, or imgfs load < FILE"); err != nil {
 					return err

@@ -238,50 +238,73 @@ func (l *lister) printName(e *entry) error {
 	return err
 }
 
+// Columns of a long listing, all right-aligned.
+const (
+	colInode = iota
+	colNlink
+	colUID
+	colGID
+	colSize
+	colMajor // of a device, in place of its size
+	colMinor
+	columns
+)
+
+func (l *lister) columns(e *entry) (c [columns]string) {
+	n := &e.node
+	c[colInode] = strconv.FormatUint(uint64(e.id), 10)
+	c[colNlink] = strconv.FormatUint(uint64(n.Nlink), 10)
+	c[colUID] = strconv.FormatUint(uint64(n.UID), 10)
+	c[colGID] = strconv.FormatUint(uint64(n.GID), 10)
+	switch {
+	case isDevice(n):
+		c[colMajor] = strconv.FormatUint(uint64(major(n)), 10)
+		c[colMinor] = strconv.FormatUint(uint64(minor(n)), 10)
+	case l.human:
+		c[colSize] = term.Size(n.Size)
+	default:
+		c[colSize] = strconv.FormatInt(n.Size, 10)
+	}
+	return c
+}
+
 // printLong prints a line for each entry, in columns as wide as they must be.
 func (l *lister) printLong(list []entry) error {
-	const inode, mode, nlink, uid, gid, size = 0, 1, 2, 3, 4, 5
-	var width [6]int
-	cells := func(e *entry) [6]string {
-		n := &e.node
-		return [6]string{
-			strconv.FormatUint(uint64(e.id), 10), modeString(n.Mode), strconv.FormatUint(uint64(n.Nlink), 10),
-			strconv.FormatUint(uint64(n.UID), 10), strconv.FormatUint(uint64(n.GID), 10), l.size(n),
-		}
-	}
+	var width [columns]int
 	for i := range list {
-		for c, text := range cells(&list[i]) {
+		for c, text := range l.columns(&list[i]) {
 			width[c] = max(width[c], len(text))
 		}
 	}
+	if width[colMajor] > 0 {
+		width[colSize] = max(width[colSize], width[colMajor]+len(", ")+width[colMinor])
+	}
 	for i := range list {
-		e := &list[i]
-		c := cells(e)
-		name := l.name(e.name)
-		if e.node.Type() == index.ModeSymlink {
-			name += " -> " + l.name(e.target)
-		}
-		number := ""
-		if l.inode {
-			number = fmt.Sprintf("%*s ", width[inode], c[inode])
-		}
-		_, err := fmt.Fprintf(l.w, "%s%s %*s %-*s %-*s %*s %s %s\n", number, c[mode], width[nlink], c[nlink],
-			width[uid], c[uid], width[gid], c[gid], width[size], c[size], l.time(mtime(&e.node)), name)
-		if err != nil {
+		if err := l.printLine(&list[i], &width); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *lister) size(n *index.Node) string {
-	switch {
-	case isDevice(n):
-		return fmt.Sprintf("%d, %d", major(n), minor(n))
-	case l.human:
-		return term.Size(n.Size)
+func (l *lister) printLine(e *entry, width *[columns]int) error {
+	c := l.columns(e)
+	size := c[colSize]
+	if isDevice(&e.node) {
+		size = fmt.Sprintf("%s, %*s", c[colMajor], width[colMinor], c[colMinor])
 	}
-	return strconv.FormatInt(n.Size, 10)
+	number := ""
+	if l.inode {
+		number = fmt.Sprintf("%*s ", width[colInode], c[colInode])
+	}
+	name := l.name(e.name)
+	if e.node.Type() == index.ModeSymlink {
+		name += " -> " + l.name(e.target)
+	}
+	_, err := fmt.Fprintf(l.w, "%s%s %*s %*s %*s %*s %s %s\n", number, modeString(e.node.Mode),
+		width[colNlink], c[colNlink], width[colUID], c[colUID], width[colGID], c[colGID],
+		width[colSize], size, l.time(mtime(&e.node)), name)
+	return err
 }
 
 // time writes t as ls does: with the hour if it is of the last six months,

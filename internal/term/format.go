@@ -132,22 +132,20 @@ func funcs() template.FuncMap {
 
 func clampPad(n int) int { return max(0, min(n, 1024)) }
 
-// join joins the elements of a list of strings, or of a list of anything that
-// prints.
+// join joins the elements of a list.
 func join(v any, sep string) (string, error) {
-	switch v := v.(type) {
-	case []string:
-		return strings.Join(v, sep), nil
-	case []any:
-		words := make([]string, len(v))
-		for i, w := range v {
-			words[i] = fmt.Sprint(w)
-		}
-		return strings.Join(words, sep), nil
-	case nil:
+	if v == nil {
 		return "", nil
 	}
-	return "", fmt.Errorf("join: want a list, got %T", v)
+	list := reflect.ValueOf(v)
+	if k := list.Kind(); k != reflect.Slice && k != reflect.Array {
+		return "", fmt.Errorf("join: want a list, got %T", v)
+	}
+	words := make([]string, list.Len())
+	for i := range words {
+		words[i] = fmt.Sprint(list.Index(i).Interface())
+	}
+	return strings.Join(words, sep), nil
 }
 
 // headerFuncs leaves a header as it is, whatever is done to the cells.
