@@ -4,8 +4,40 @@ package mount
 
 import (
 	"os/exec"
+	"strings"
 	"testing"
+
+	"github.com/imgfs/imgfs/index"
 )
+
+// The bytes of a file by cat(1), from memory behind the server: what FUSE
+// itself costs.
+func BenchmarkCat(b *testing.B) {
+	needFUSE(b)
+	const size = 256 << 20
+	f := newFS(b, []item{
+		{path: "", mode: index.ModeDir | 0o755},
+		{path: "f", mode: index.ModeRegular | 0o644, data: strings.Repeat("0123456789abcdef", size/16)},
+	})
+	dir := b.TempDir()
+	b.SetBytes(size)
+	for b.Loop() {
+		b.StopTimer()
+		s, err := Mount(dir, f, Options{Log: b.Logf})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if err := exec.Command("sh", "-c", `cat "$0" | cat >/dev/null`, dir+"/f").Run(); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := s.Unmount(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
 
 // A walk with stat of 50 000 files by find(1): first after the mount, and
 // again from the kernel's caches.

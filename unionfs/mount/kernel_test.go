@@ -535,3 +535,18 @@ func TestDamagedLayer(t *testing.T) {
 		t.Errorf("logged: %s", got)
 	}
 }
+
+// Reading ahead into damage spoils only what is damaged.
+func TestReadAheadIntoDamage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tree")
+	layers := writeTree(t, path, []item{{path: "", mode: index.ModeDir | 0o755}, {path: "f", mode: index.ModeRegular | 0o644, data: strings.Repeat("abcdefg\n", 1<<17)}})
+	const good = 300 << 10
+	f := openFS(t, path, func(i int) (io.ReaderAt, error) {
+		return brokenLayer{bytes.NewReader(layers[i]), good}, nil
+	})
+	dir := mounted(t, f, Options{Log: func(string, ...any) {}})
+	b, err := os.ReadFile(dir + "/f")
+	if !isEIO(err) || !bytes.Equal(b, layers[0][:good]) {
+		t.Errorf("%d bytes, %v; want %d and EIO", len(b), err, good)
+	}
+}

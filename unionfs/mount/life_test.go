@@ -5,6 +5,7 @@ package mount
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -328,6 +330,80 @@ func TestFileHandles(t *testing.T) {
 // Of posixtest only this one does not write.
 func TestPosix(t *testing.T) {
 	posixtest.ReadDirConsistency(t, mounted(t, newFS(t, wide(1, 1000)), Options{})+"/dir0000")
+}
+
+// Where modes are enforced for others, access control lists are too.
+func TestACL(t *testing.T) {
+	if !isRoot() {
+		t.Skip("a user's mount enforces nothing")
+	}
+	const nobody = 65534
+	acl := []byte{2, 0, 0, 0}
+	for _, e := range [][3]uint32{{1, 6, 0xffffffff}, {2, 0, nobody}, {4, 4, 0xffffffff}, {16, 4, 0xffffffff}, {32, 4, 0xffffffff}} {
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0])) // user::rw- user:nobody:--- group::r-- mask::r-- other::r--
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
+		acl = binary.LittleEndian.AppendUint32(acl, e[2])
+	}
+	items := append(small(), item{path: "secret", mode: index.ModeRegular | 0o644, data: "x",
+		xattrs: []index.Xattr{{Name: "system.posix_acl_access", Value: acl}}})
+	dir := mounted(t, newFS(t, items), Options{})
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sh := func(name string) error {
+		cmd := exec.Command("/bin/cat", filepath.Join("/proc/self/fd/3", name))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		d, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		cmd.ExtraFiles = []*os.File{d}
+		return cmd.Run()
+	}
+	if err := sh("f"); err != nil {
+		t.Errorf("f: %v", err)
+	}
+	if err := sh("secret"); err == nil {
+		t.Error("the list is not obeyed")
+	}
+}
+
+// Root can take "ro" from the superblock: changes are refused all the same.
+func TestRemountedWritable(t *testing.T) {
+	if !isRoot() {
+		t.Skip("root's")
+	}
+	dir := mounted(t, newFS(t, everything()), Options{})
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, ""); err != nil {
+		t.Skip(err)
+	}
+	_, created := unix.Open(dir+"/new", unix.O_CREAT|unix.O_WRONLY, 0o600)
+	fd, err := unix.Open(dir+"/suid", unix.O_WRONLY, 0)
+	if err == nil {
+		_, err = unix.Write(fd, []byte("x"))
+		unix.Close(fd)
+	}
+	for what, err := range map[string]error{
+		"create": created, "write": err,
+		"mkdir":    unix.Mkdir(dir+"/new", 0o700),
+		"mknod":    unix.Mknod(dir+"/new", unix.S_IFIFO, 0),
+		"symlink":  unix.Symlink("x", dir+"/new"),
+		"link":     unix.Link(dir+"/empty", dir+"/new"),
+		"unlink":   unix.Unlink(dir + "/empty"),
+		"rmdir":    unix.Rmdir(dir + "/tmp"),
+		"rename":   unix.Rename(dir+"/empty", dir+"/new"),
+		"chmod":    unix.Chmod(dir+"/empty", 0),
+		"truncate": unix.Truncate(dir+"/suid", 7),
+		"setxattr": unix.Setxattr(dir+"/empty", "user.x", nil, 0),
+	} {
+		if err != unix.EROFS {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if b, err := os.ReadFile(dir + "/suid"); err != nil || len(b) != 640000 || b[0] != '0' {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
 }
 
 // Programs run from it.

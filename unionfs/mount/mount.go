@@ -114,10 +114,14 @@ func release(conn *os.File) (int, error) {
 	return fd, errors.Join(err, conn.Close())
 }
 
+// maxBackground bounds the reads ahead that are under way at once: each has a
+// buffer of up to maxRead bytes.
+const maxBackground = 16
+
 // serve answers INIT on fd, which it takes, and starts to serve.
 func (s *Server) serve(raw fuse.RawFileSystem, fd int, o *fuse.MountOptions) error {
 	o.Name = subtype
-	o.MaxBackground = 64
+	o.MaxBackground = maxBackground
 	o.ExplicitDataCacheControl = true
 	o.EnableSymlinkCaching = true
 	o.DisableSplice = true
@@ -201,38 +205,41 @@ const unmountTries = 4
 // Unmount unmounts and waits for the end of serving. errors.Is(err, EBUSY)
 // tells that the mount is in use, and stays.
 func (s *Server) Unmount() error {
-	var err error
-	for try := range unmountTries {
-		select {
-		case <-s.served:
-			return nil
-		case <-time.After(time.Duration(try) * 5 * time.Millisecond):
-		}
-		if err = s.covered(); errors.Is(err, errGone) {
-			return nil
-		} else if err != nil {
-			break
-		}
-		if err = detach(s.dir, s.direct, false); !errors.Is(err, unix.EBUSY) {
-			break
-		}
+	err := s.detach()
+	for try := 1; try < unmountTries && errors.Is(err, unix.EBUSY); try++ {
+		time.Sleep(time.Duration(try) * 5 * time.Millisecond)
+		err = s.detach()
 	}
-	switch {
+	switch e := (*Error)(nil); {
 	case err == nil:
 		s.Wait()
 		return nil
+	case errors.Is(err, errGone):
+		return nil
+	case errors.As(err, &e):
+		e.Op, e.Path = "unmount", s.dir
+		return err
 	case errors.Is(err, unix.EBUSY):
 		return &Error{Op: "unmount", Path: s.dir, Reason: Busy, Hint: "close what is open below it, or umount -l", Err: unix.EBUSY}
 	}
+	return fmt.Errorf("unmount %s: %w", s.dir, err)
+}
+
+// detach unmounts once, if it is there and on top.
+func (s *Server) detach() error {
 	select {
-	case <-s.served: // somebody was faster
-		return nil
+	case <-s.served:
+		return errGone
 	default:
 	}
-	if e := (*Error)(nil); errors.As(err, &e) {
+	if err := s.covered(); err != nil {
 		return err
 	}
-	return fmt.Errorf("unmount %s: %w", s.dir, err)
+	err := detach(s.dir, s.direct, false)
+	if err != nil && errors.Is(s.covered(), errGone) {
+		return errGone // somebody was faster
+	}
+	return err
 }
 
 // errGone tells that somebody has unmounted it already, perhaps lazily.
@@ -254,7 +261,7 @@ func (s *Server) covered() error {
 	if !hasMount(string(table), s.mountID) {
 		return errGone
 	}
-	return &Error{Op: "unmount", Path: s.dir, Reason: OtherMount, Hint: "unmount that one first"}
+	return &Error{Reason: OtherMount, Hint: "unmount that one first"}
 }
 
 // hasMount reports whether the text of mountinfo has the mount with this id.

@@ -75,11 +75,13 @@ const (
 type machine struct {
 	version   string // /proc/version
 	container bool
+	confined  bool // AppArmor lets user namespaces mount nothing
 }
 
 func thisMachine() machine {
 	v, _ := os.ReadFile("/proc/version")
-	return machine{string(v), inContainer()}
+	c, _ := os.ReadFile("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+	return machine{string(v), inContainer(), strings.TrimSpace(string(c)) == "1"}
 }
 
 func inContainer() bool {
@@ -88,7 +90,7 @@ func inContainer() bool {
 			return true
 		}
 	}
-	return os.Getenv("container") != ""
+	return os.Getenv("container") != "" || os.Getenv("KUBERNETES_SERVICE_HOST") != ""
 }
 
 // wsl1 reports a Linux that is not one: WSL 2 has a kernel of its own and
@@ -117,9 +119,12 @@ const hintRoot = "or mount as root"
 
 // denied explains why mount(2) was not allowed.
 func (m machine) denied(err error) *Error {
-	hint := "in a container: --cap-add SYS_ADMIN --security-opt apparmor=unconfined; elsewhere: unshare -m, or as an ordinary user with fusermount3"
-	if m.container {
+	hint := "as root of this machine, or as an ordinary user with fusermount3; in a container: " + hintContainer
+	switch {
+	case m.container:
 		hint = hintContainer
+	case m.confined:
+		hint = "AppArmor forbids it to user namespaces here; as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
 	}
 	return refused(MountDenied, hint, err)
 }

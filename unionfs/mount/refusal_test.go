@@ -25,13 +25,13 @@ func TestDeviceReasons(t *testing.T) {
 		reason Reason
 		hint   string
 	}{
-		{"no device", machine{linux, false}, gone, NoDevice, "modprobe fuse"},
-		{"no module behind it", machine{linux, false}, noModule, NoDevice, "modprobe fuse"},
-		{"no device in a container", machine{linux, true}, gone, NoDevice, "--device /dev/fuse"},
-		{"a mode that denies", machine{linux, false}, denied, DeviceDenied, "chmod 666 /dev/fuse"},
-		{"a container's device list", machine{linux, true}, cgroup, DeviceDenied, "--device /dev/fuse"},
-		{"WSL 1", machine{"Linux version 4.4.0-19041-Microsoft (Microsoft@Microsoft.com)", false}, gone, WSL1, "WSL 2"},
-		{"WSL 2", machine{"Linux version 5.15.90.1-microsoft-standard-WSL2 (oe-user@oe-host)", false}, gone, NoDevice, "modprobe fuse"},
+		{"no device", machine{version: linux, container: false}, gone, NoDevice, "modprobe fuse"},
+		{"no module behind it", machine{version: linux, container: false}, noModule, NoDevice, "modprobe fuse"},
+		{"no device in a container", machine{version: linux, container: true}, gone, NoDevice, "--device /dev/fuse"},
+		{"a mode that denies", machine{version: linux, container: false}, denied, DeviceDenied, "chmod 666 /dev/fuse"},
+		{"a container's device list", machine{version: linux, container: true}, cgroup, DeviceDenied, "--device /dev/fuse"},
+		{"WSL 1", machine{version: "Linux version 4.4.0-19041-Microsoft (Microsoft@Microsoft.com)", container: false}, gone, WSL1, "WSL 2"},
+		{"WSL 2", machine{version: "Linux version 5.15.90.1-microsoft-standard-WSL2 (oe-user@oe-host)", container: false}, gone, NoDevice, "modprobe fuse"},
 	} {
 		e := tt.m.device(tt.err, 0o600)
 		if e.Reason != tt.reason || !strings.Contains(e.Hint, tt.hint) || !errors.Is(e, errors.Unwrap(tt.err)) {
@@ -145,6 +145,18 @@ func TestSettings(t *testing.T) {
 	for _, extra := range []string{"suid", "dev"} {
 		if _, err := (&Options{Extra: []string{extra}}).settings(user); err == nil {
 			t.Errorf("a user may say %s", extra)
+		}
+	}
+}
+
+func TestDenied(t *testing.T) {
+	for hint, m := range map[string]machine{
+		"--cap-add SYS_ADMIN": {container: true},
+		"sysctl kernel.":      {confined: true},
+		"fusermount3":         {},
+	} {
+		if e := m.denied(unix.EPERM); e.Reason != MountDenied || !strings.Contains(e.Hint, hint) || !errors.Is(e, unix.EPERM) {
+			t.Errorf("%+v: %v (%s)", m, e, e.Hint)
 		}
 	}
 }
