@@ -356,3 +356,38 @@ func textImage(t testing.TB, name, how, text string) string {
 	}
 	return b.write(d)
 }
+
+// A tarBuilder writes a tar entry by entry.
+type tarBuilder struct {
+	t testing.TB
+	b *bytes.Buffer
+	w *tar.Writer
+}
+
+func newTar(t testing.TB) *tarBuilder {
+	b := new(bytes.Buffer)
+	return &tarBuilder{t, b, tar.NewWriter(b)}
+}
+
+func (b *tarBuilder) add(h *tar.Header, body []byte) {
+	b.t.Helper()
+	h.Size = int64(len(body))
+	if err := b.w.WriteHeader(h); err != nil {
+		b.t.Fatalf("%q: %v", h.Name, err)
+	}
+	if _, err := b.w.Write(body); err != nil {
+		b.t.Fatalf("%q: %v", h.Name, err)
+	}
+}
+
+func (b *tarBuilder) file(name string, body []byte) {
+	b.t.Helper()
+	b.add(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644}, body)
+}
+
+func (b *tarBuilder) bytes() []byte {
+	if err := b.w.Close(); err != nil {
+		b.t.Fatal(err)
+	}
+	return b.b.Bytes()
+}

@@ -715,7 +715,7 @@ func (s *Store) mergeTree(ctx context.Context, stage *layerstore.Stage, rec laye
 			return layerError(i, err)
 		}
 	}
-	return s.tryMerge(stage, rec)
+	return layerstore.NoBlock(stage.Temp("tree"), s.tryMerge(stage, rec))
 }
 
 func (s *Store) tryMerge(stage *layerstore.Stage, rec layerstore.Image) error {
@@ -746,6 +746,9 @@ func writeTree(stage *layerstore.Stage, path string, tables []*index.Layer, keys
 	}
 	if err := index.Guard(func() error { return unionfs.Merge(w, tables, keys) }); err != nil {
 		w.Abort()
+		return err
+	}
+	if err := layerstore.FillHoles(tmp); err != nil {
 		return err
 	}
 	return os.Rename(tmp, stage.New(path))

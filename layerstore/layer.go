@@ -10,9 +10,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/layerstore/seek"
@@ -198,6 +200,46 @@ func openDerived(path string, rebuild func() error) (*index.Layer, error) {
 		return nil, err
 	}
 	return index.Open[index.EntryID](path)
+}
+
+// FillHoles gives blocks to the holes of the new table file path. Tables are
+// read through a map, and on tmpfs a hole takes a block only then, when there
+// may be none.
+func FillHoles(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() == 0 {
+		return err
+	}
+	for {
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, fi.Size())
+		switch err {
+		case nil, unix.EOPNOTSUPP, unix.ENOSYS:
+			return nil
+		case unix.EINTR:
+		default:
+			return &fs.PathError{Op: "fallocate", Path: path, Err: err}
+		}
+	}
+}
+
+// NoBlock returns err, which came from making the file path, as what it is: a
+// new file that is read through a map while it is made cannot be corrupt, the
+// disk had no block for it.
+func NoBlock(path string, err error) error {
+	if !errors.Is(err, index.ErrCorrupt) {
+		return err
+	}
+	cause := unix.EIO
+	var st unix.Statfs_t
+	if e := unix.Statfs(filepath.Dir(path), &st); e == nil && st.Bavail*uint64(st.Bsize) < 1<<20 {
+		cause = unix.ENOSPC
+	}
+	return &fs.PathError{Op: "write", Path: path, Err: cause}
 }
 
 // IsDerivedBad reports whether err says that a derived file is missing or

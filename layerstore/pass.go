@@ -65,7 +65,7 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 	fan.hash(differ)
 	fan.read(func(r io.Reader) error {
 		var err error
-		res.meta, err = index.Scan(r, files.table, limits)
+		res.meta, err = scanTable(r, files.table, limits)
 		return err
 	})
 
@@ -118,6 +118,14 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 		return res, fmt.Errorf("%w: the uncompressed layer is %s, the config says %s", ErrDigest, res.diffID, wantDiffID)
 	}
 	return res, nil
+}
+
+func scanTable(r io.Reader, path string, limits index.Limits) (*index.Meta, error) {
+	m, err := index.Scan(r, path, limits)
+	if err != nil {
+		return nil, NoBlock(path, err)
+	}
+	return m, FillHoles(path)
 }
 
 func algorithm(d digest.Digest) digest.Algorithm {

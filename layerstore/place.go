@@ -146,7 +146,7 @@ func (p *Place) scan(limits index.Limits) error {
 		return err
 	}
 	defer g.Discard()
-	m, err := index.Scan(&headerReader{r: p.section()}, g.New(p.path("table")), limits)
+	m, err := scanTable(&headerReader{r: p.section()}, g.New(p.path("table")), limits)
 	if err != nil {
 		return err
 	}
