@@ -31,12 +31,17 @@ var (
 
 	// ErrLimit marks a layer that is larger than a limit allows. It is an
 	// ErrBadLayer too.
-	ErrLimit = errors.New("over the limit")
+	ErrLimit error = limitError{}
 
 	// ErrCorrupt marks a table file whose bytes are not those that were
 	// written. The table is derived: delete it and it is rebuilt.
 	ErrCorrupt = errors.New("corrupt index")
 )
+
+type limitError struct{}
+
+func (limitError) Error() string        { return "over the limit" }
+func (limitError) Is(target error) bool { return target == ErrBadLayer }
 
 // A LayerError says which name in a layer could not be used, and where.
 type LayerError struct {

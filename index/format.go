@@ -38,7 +38,8 @@ import (
 // Directory block:
 //
 //	0  4  n, number of entries
-//	4  8n probes, sorted by hash: u32 hash of the name, u32 offset of its entry in the block
+//	4  4  length of the block
+//	8  8n probes, sorted by hash, then by name: u32 hash of the name, u32 offset of its entry in the block
 //	…  …  entries, in order of their numbers: u32 number, u8 type (DT_*, DT_WHT is a whiteout), u8 length of the name, name
 //
 // String: u32 length, bytes.
@@ -64,6 +65,7 @@ const (
 	segmentNodes  = 1 << 16
 	segmentSize   = segmentNodes * nodeSize // 4 MiB
 	crcBlock      = 64 << 10
+	dirHead       = 8
 	probeSize     = 8
 	entryHead     = 6
 	extentSize    = 24

@@ -29,6 +29,8 @@ const (
 	maxTarget     = 4095
 	maxXattr      = 64 << 10
 	maxHops       = 40
+	maxSteps      = 4096    // names on one way, symlinks followed
+	maxText       = 1 << 30 // bytes of names, targets, xattrs and sparse maps of a layer
 
 	// MaxOddities is how many a table keeps; Meta.Odd counts all.
 	MaxOddities = 1000
@@ -70,6 +72,7 @@ type scanner struct {
 	odd      int
 	openLink int
 	bytes    int64
+	text     int64 // bytes of names, targets, xattrs and sparse maps so far
 
 	off  int64  // header of the entry at hand
 	name string // its name as written
@@ -135,6 +138,9 @@ func (s *scanner) scan() error {
 		start := s.off
 		h, err := tr.Next()
 		if err == io.EOF {
+			if b := s.in.block(s.off); b != nil && *b != [512]byte{} {
+				return s.bad("extended headers without an entry")
+			}
 			return s.trailing()
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
@@ -151,6 +157,12 @@ func (s *scanner) scan() error {
 		}
 		if err := s.entry(h, data, extents); err != nil {
 			return err
+		}
+		if s.text > maxText {
+			return s.bad("%d bytes of names, targets, xattrs and sparse maps: %w of %d", s.text, ErrLimit, maxText)
+		}
+		if int64(len(s.nodes)) > s.limits.Entries+1 {
+			return s.bad("more files and directories: %w of %d", ErrLimit, s.limits.Entries)
 		}
 		s.off = roundUp512(data + packed)
 	}
@@ -301,6 +313,9 @@ func (s *scanner) clean(name string) ([]string, error) {
 	if name == "" {
 		return nil, s.bad("empty name")
 	}
+	if strings.IndexByte(name, 0) >= 0 {
+		return nil, s.bad("a NUL in a name") // GNU.sparse.name lets it through
+	}
 	if len(name) > maxPath {
 		return nil, s.bad("path of %d bytes: %w of %d", len(name), ErrLimit, maxPath)
 	}
@@ -366,11 +381,14 @@ var errLoop = errors.New("symlink loop")
 // as implied directories; symlinks of this layer are followed inside its root;
 // a file on the way gives place to a directory.
 func (s *scanner) walk(parts []string) (EntryID, error) {
-	at, hops := EntryID(RootID), 0
+	at, hops, steps := EntryID(RootID), 0, 0
 	todo := parts
 	for len(todo) > 0 {
 		name := todo[0]
 		todo = todo[1:]
+		if steps++; steps > maxSteps {
+			return 0, errLoop
+		}
 		switch name {
 		case "", ".":
 			continue
@@ -419,6 +437,9 @@ func (s *scanner) link(dir EntryID, name string) uint32 {
 		return l
 	}
 	l := uint32(len(s.links))
+	name = strings.Clone(name) // not the whole path
+	key.name = name
+	s.text += int64(len(name))
 	s.links = append(s.links, link{name: name})
 	s.byName[key] = l
 	d := s.node(dir)
@@ -471,14 +492,19 @@ func (s *scanner) hardLink(parent EntryID, name, target string) error {
 		return s.bad("bad link: %s is a directory", quote(target))
 	}
 	l := s.link(parent, name)
-	if old := s.links[l].node; old != 0 && s.node(old).Flags&FlagImplied == 0 {
-		s.report("D1", "a name for the second time")
+	if old := s.links[l].node; old != 0 {
+		if s.node(old).Flags&FlagImplied == 0 {
+			s.report("D1", "a name for the second time")
+		} else {
+			s.report("D5", "a directory with names gives place to a file")
+		}
 	}
 	if id == 0 {
 		s.report("H2", "a hard link to what this layer does not hold")
 		s.openLink++
 		n := Node{Header: s.off, addr: uint64(len(s.targets))}
 		s.targets = append(s.targets, path)
+		s.text += int64(len(path))
 		id = s.addNode(n, 0)
 	}
 	s.links[l].node = id
@@ -503,9 +529,12 @@ func (s *scanner) find(target string) (id EntryID, path string, err error) {
 	at, hops, todo := EntryID(RootID), 0, parts
 	var way []string
 	missing := false
-	for len(todo) > 0 {
+	for steps := 0; len(todo) > 0; {
 		part := todo[0]
 		todo = todo[1:]
+		if steps++; steps > maxSteps {
+			return 0, "", s.bad("bad link: symlink loop on the way to %s", quote(target))
+		}
 		switch part {
 		case "", ".":
 			continue
@@ -580,6 +609,7 @@ func (s *scanner) attributes(h *tar.Header, mode uint32) (Node, error) {
 		n.Mode = ModeSymlink | 0o777
 		n.addr, n.Size = uint64(len(s.targets)), int64(len(h.Linkname))
 		s.targets = append(s.targets, h.Linkname)
+		s.text += int64(len(h.Linkname))
 	case ModeChar, ModeBlock:
 		if h.Devmajor < 0 || h.Devmajor >= 1<<12 || h.Devminor < 0 || h.Devminor >= 1<<20 {
 			return n, s.bad("device %d:%d", h.Devmajor, h.Devminor)
@@ -604,8 +634,8 @@ func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
 			}
 			continue
 		}
-		if n.Type() == ModeSymlink && strings.HasPrefix(name, "user.") {
-			s.report("X7", "a user xattr on a symlink is ignored")
+		if t := n.Type(); t != ModeRegular && t != ModeDir && strings.HasPrefix(name, "user.") {
+			s.report("X7", "a user xattr on neither a file nor a directory is ignored")
 			continue
 		}
 		if name == "" || len(name) > maxName || strings.IndexByte(name, 0) >= 0 {
@@ -615,7 +645,9 @@ func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
 			return s.bad("xattr %s of %d bytes: %w of %d", quote(name), len(v), ErrLimit, maxXattr)
 		}
 		list = append(list, Xattr{name, []byte(v)})
+		s.text += int64(len(name) + len(v))
 	}
+	s.text += extentSize * int64(len(extents))
 	if list == nil && extents == nil {
 		return nil
 	}
@@ -687,20 +719,27 @@ func (n *Node) dt() uint8 { return uint8(n.Mode & ModeType >> 12) }
 // DT returns the type of a directory entry for n, DT_*.
 func (n *Node) DT() uint8 { return n.dt() }
 
-// countLinks returns the number of shown names of each node, and flags the
-// nodes whose name the layer also whites out. Such a node has that name alone:
-// a hard link's whiteout hides nothing that it brings, so only directories are
-// flagged.
+// countLinks returns the number of shown names of each node, none for what a
+// later entry replaced, and flags the nodes whose name the layer also whites
+// out. Such a node has that name alone: a hard link's whiteout hides nothing
+// that it brings, so only directories are flagged. A directory's number is
+// larger than its parent's, so one pass sees parents first.
 func (s *scanner) countLinks() []uint32 {
 	counts := make([]uint32, len(s.nodes))
-	for i := range s.links {
-		k := &s.links[i]
-		if k.node == 0 || strings.HasPrefix(k.name, WhiteoutPrefix) {
+	counts[0] = 1
+	for i := range s.nodes {
+		if !s.nodes[i].IsDir() || counts[i] == 0 {
 			continue
 		}
-		counts[k.node-1]++
-		if k.whiteout && s.node(k.node).IsDir() {
-			s.node(k.node).Flags |= FlagReplaces
+		for l := s.nodes[i].first; l != 0; l = s.links[l-1].next {
+			k := &s.links[l-1]
+			if k.node == 0 || strings.HasPrefix(k.name, WhiteoutPrefix) {
+				continue
+			}
+			counts[k.node-1]++
+			if k.whiteout && s.node(k.node).IsDir() {
+				s.node(k.node).Flags |= FlagReplaces
+			}
 		}
 	}
 	return counts

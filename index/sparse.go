@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -19,6 +21,7 @@ import (
 type blockReader struct {
 	r     io.Reader
 	seek  io.Seeker // nil: r cannot skip
+	base  int64     // where the tar begins in seek
 	pos   int64
 	kept  []keptBlock // since forget, in order
 	limit int64       // bytes of the whole tar
@@ -35,7 +38,11 @@ const maxKept = 8 << 20 / 512
 
 func newBlockReader(r io.Reader, limit int64) *blockReader {
 	b := &blockReader{r: r, limit: limit}
-	b.seek, _ = r.(io.Seeker)
+	if s, ok := r.(io.Seeker); ok {
+		if base, err := s.Seek(0, io.SeekCurrent); err == nil { // a pipe has Seek too
+			b.seek, b.base = s, base
+		}
+	}
 	return b
 }
 
@@ -50,14 +57,23 @@ func (b *blockReader) tarReader() io.Reader {
 
 func (b *blockReader) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
+	for len(p) == 512 && n < 512 && err == nil { // a block comes whole
+		var m int
+		m, err = b.r.Read(p[n:])
+		n += m
+	}
 	if len(p) == 512 && n == 512 && len(b.kept) < maxKept {
 		b.kept = append(b.kept, keptBlock{b.pos, [512]byte(p)})
 	}
 	b.pos += int64(n)
 	if b.pos > b.limit {
-		return 0, fmt.Errorf("%d bytes uncompressed: %w of %d", b.pos, ErrLimit, b.limit)
+		return 0, b.tooLong(b.pos)
 	}
 	return n, err
+}
+
+func (b *blockReader) tooLong(n int64) error {
+	return fmt.Errorf("%d bytes uncompressed: %w of %d", n, ErrLimit, b.limit)
 }
 
 // skipReader adds Seek to a blockReader whose reader has it, so that
@@ -65,11 +81,18 @@ func (b *blockReader) Read(p []byte) (int, error) {
 type skipReader struct{ *blockReader }
 
 func (s skipReader) Seek(off int64, whence int) (int64, error) {
-	n, err := s.seek.Seek(off, whence)
-	if err == nil {
-		s.pos = n
+	if whence != io.SeekCurrent || off < 0 {
+		return 0, errors.ErrUnsupported // archive/tar does neither
 	}
-	return n, err
+	if off > s.limit-s.pos {
+		return 0, s.tooLong(math.MaxInt64 - max(0, math.MaxInt64-off-s.pos))
+	}
+	n, err := s.seek.Seek(s.base+s.pos+off, io.SeekStart)
+	if err != nil {
+		return 0, err
+	}
+	s.pos = n - s.base
+	return s.pos, nil
 }
 
 // forget drops the blocks of the header before.
@@ -113,30 +136,25 @@ func (b *blockReader) sparseMap(h *tar.Header, start, data int64) ([]Extent, int
 	if err != nil {
 		return nil, 0, err
 	}
+	if s := h.PAXRecords["size"]; s != "" {
+		if packed, err = strconv.ParseInt(s, 10, 64); err != nil || packed < 0 {
+			return nil, 0, errSparse
+		}
+	}
 	var list []Extent
 	switch {
 	case h.Typeflag == tar.TypeGNUSparse:
 		list, err = b.oldSparse(main)
 	case h.PAXRecords["GNU.sparse.major"] == "1":
-		if s := h.PAXRecords["size"]; s != "" {
-			if packed, err = strconv.ParseInt(s, 10, 64); err != nil {
-				return nil, 0, errSparse
-			}
-		}
 		list, err = b.paxSparse1(main+512, data)
 		packed -= data - (main + 512)
 	default:
-		if s := h.PAXRecords["size"]; s != "" {
-			if packed, err = strconv.ParseInt(s, 10, 64); err != nil {
-				return nil, 0, errSparse
-			}
-		}
 		list, err = numbers(strings.Split(h.PAXRecords["GNU.sparse.map"], ","))
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	out, end, sum := list[:0], int64(0), int64(0)
+	out, end, sum := []Extent{}, int64(0), int64(0)
 	for _, e := range list {
 		if e.Off < end || e.Len < 0 || e.Len > h.Size-e.Off || e.Len > packed-sum {
 			return nil, 0, errSparse
@@ -151,10 +169,7 @@ func (b *blockReader) sparseMap(h *tar.Header, start, data int64) ([]Extent, int
 	if sum != packed {
 		return nil, 0, errSparse
 	}
-	if out == nil {
-		out = []Extent{}
-	}
-	return out, packed, nil
+	return slices.Clip(out), packed, nil
 }
 
 // mainHeader follows the headers from start (x, g, L and K come first, each
@@ -264,6 +279,7 @@ func parseNumber(b []byte) (int64, error) {
 		return n, nil
 	}
 	s := strings.Trim(string(b), " \x00")
+	s, _, _ = strings.Cut(s, "\x00")
 	if s == "" {
 		return 0, nil
 	}

@@ -3,6 +3,7 @@
 package index
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,30 +91,61 @@ func (t *Table[ID]) open(path string) error {
 	}
 	c := b.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		s := span{v, int64(uintptr(unsafe.Pointer(unsafe.SliceData(v))) - uintptr(unsafe.Pointer(unsafe.SliceData(t.data))))}
-		if s.off < 0 || s.off+int64(len(v)) > size {
-			return fmt.Errorf("%w: value outside the file", ErrCorrupt)
-		}
-		switch k[0] {
-		case 'm':
-			if err := t.check(s.off, len(v)); err != nil {
-				return err
-			}
-			if err := json.Unmarshal(v, &t.meta); err != nil {
-				return fmt.Errorf("%w: meta: %v", ErrCorrupt, err)
-			}
-		case 'n':
-			t.nodes = append(t.nodes, s)
-		case 'd':
-			t.dirs = append(t.dirs, s)
-		case 's':
-			t.strs = append(t.strs, s)
+		if err := t.value(k, v); err != nil {
+			return err
 		}
 	}
 	if t.meta.Version != formatVersion || t.meta.Nodes == 0 {
 		return fmt.Errorf("%w: version %d", ErrCorrupt, t.meta.Version)
 	}
 	return nil
+}
+
+// value keeps the place of one value of the database. Its key lies wherever
+// the value before it ends, so it is checked by itself.
+func (t *Table[ID]) value(k, v []byte) error {
+	key, s := t.place(k), t.place(v)
+	if key.off < 0 || s.off < 0 {
+		return fmt.Errorf("%w: value outside the file", ErrCorrupt)
+	}
+	if err := t.check(key.off, len(k)); err != nil {
+		return err
+	}
+	if string(k) == "m" {
+		if err := t.check(s.off, len(v)); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(v, &t.meta); err != nil {
+			return fmt.Errorf("%w: meta: %v", ErrCorrupt, err)
+		}
+		return nil
+	}
+	var list *[]span
+	switch k[0] {
+	case 'n':
+		list = &t.nodes
+	case 'd':
+		list = &t.dirs
+	case 's':
+		list = &t.strs
+	default:
+		return nil
+	}
+	if len(k) != 5 || binary.BigEndian.Uint32(k[1:]) != uint32(len(*list)) {
+		return fmt.Errorf("%w: segment %q", ErrCorrupt, k)
+	}
+	*list = append(*list, s)
+	return nil
+}
+
+// place returns where in the file b lies; its offset is negative if it does
+// not lie there.
+func (t *Table[ID]) place(b []byte) span {
+	off := int64(uintptr(unsafe.Pointer(unsafe.SliceData(b))) - uintptr(unsafe.Pointer(unsafe.SliceData(t.data))))
+	if len(b) == 0 || off+int64(len(b)) > int64(len(t.data)) {
+		off = -1
+	}
+	return span{b, off}
 }
 
 // mapped returns the first size bytes of the database's map. bbolt gives the
@@ -259,9 +291,8 @@ func (t *Table[ID]) Node(id ID, n *Node) error {
 // ErrNotDir is returned when a name is looked up in what is not a directory.
 var ErrNotDir = errors.New("not a directory")
 
-// dir returns the block of directory id, from its first byte to the end of
-// its segment, and the number of its entries. Bytes behind the probes are not
-// yet checked.
+// dir returns the block of directory id and the number of its entries. Bytes
+// behind the head are not yet checked.
 func (t *Table[ID]) dir(id ID) (blk []byte, off int64, n int, err error) {
 	r, err := t.record(id)
 	if err != nil {
@@ -271,7 +302,7 @@ func (t *Table[ID]) dir(id ID) (blk []byte, off int64, n int, err error) {
 		return nil, 0, 0, ErrNotDir
 	}
 	addr := le.Uint64(r[48:])
-	b, err := t.bytes(t.dirs, addr, 4)
+	b, err := t.bytes(t.dirs, addr, dirHead)
 	if err != nil {
 		return nil, 0, 0, err
 	}
@@ -279,10 +310,11 @@ func (t *Table[ID]) dir(id ID) (blk []byte, off int64, n int, err error) {
 	blk = s.b[uint32(addr):]
 	off = s.off + int64(uint32(addr))
 	n = int(le.Uint32(b))
-	if n > (len(blk)-4)/(probeSize+entryHead) {
+	size := int(le.Uint32(b[4:]))
+	if size > len(blk) || n > (size-dirHead)/(probeSize+entryHead) {
 		return nil, 0, 0, errAddress
 	}
-	return blk, off, n, nil
+	return blk[:size:size], off, n, nil
 }
 
 // Lookup returns the entry of name in directory id: its number and type, or
@@ -293,22 +325,61 @@ func (t *Table[ID]) Lookup(id ID, name string) (ID, uint8, error) {
 	if err != nil || n == 0 {
 		return 0, 0, err
 	}
-	probes := blk[4 : 4+probeSize*n]
-	if err := t.check(off+4, len(probes)); err != nil {
+	probes := blk[dirHead : dirHead+probeSize*n]
+	if err := t.check(off+dirHead, len(probes)); err != nil {
 		return 0, 0, err
 	}
-	h := hashName(name)
-	for i := search(probes, n, h); i < n && le.Uint32(probes[probeSize*i:]) == h; i++ {
-		p := int(le.Uint32(probes[probeSize*i+4:]))
-		e, err := t.entry(blk, off, p)
-		if err != nil {
-			return 0, 0, err
+	e, _, err := t.find(blk, off, probes, name)
+	if e == nil {
+		return 0, 0, err
+	}
+	return ID(le.Uint32(e)), e[4], nil
+}
+
+// find returns the entry of name and its offset in blk, or nil.
+func (t *Table[ID]) find(blk []byte, off int64, probes []byte, name string) (e []byte, p int, err error) {
+	h, n := hashName(name), len(probes)/probeSize
+	i := search(probes, n, h)
+	if i >= n || le.Uint32(probes[probeSize*i:]) != h {
+		return nil, 0, nil
+	}
+	p = int(le.Uint32(probes[probeSize*i+4:]))
+	if e, err = t.entry(blk, off, p); err != nil {
+		return nil, 0, err
+	}
+	if string(e[entryHead:]) == name {
+		return e, p, nil
+	}
+	if i++; i >= n || le.Uint32(probes[probeSize*i:]) != h {
+		return nil, 0, nil
+	}
+	return t.findEqual(blk, off, probes[probeSize*i:], h, name)
+}
+
+// findEqual looks name up among probes, of which the first has its hash h and
+// more may have. They are in the order of their names.
+func (t *Table[ID]) findEqual(blk []byte, off int64, probes []byte, h uint32, name string) (e []byte, p int, err error) {
+	lo, hi := 0, len(probes)/probeSize
+	for lo < hi {
+		m := int(uint(lo+hi) >> 1)
+		if le.Uint32(probes[probeSize*m:]) > h {
+			hi = m
+			continue
 		}
-		if string(e[entryHead:]) == name {
-			return ID(le.Uint32(e)), e[4], nil
+		p = int(le.Uint32(probes[probeSize*m+4:]))
+		if e, err = t.entry(blk, off, p); err != nil {
+			return nil, 0, err
+		}
+		switch got := e[entryHead:]; {
+		case string(got) == name:
+			return e, p, nil
+		case string(got) < name:
+			lo = m + 1
+		default:
+			hi = m
 		}
 	}
-	return 0, 0, nil
+	return nil, 0, nil
 }
 
 // search returns the first of the n sorted probes whose hash is h or more. It
@@ -349,7 +420,7 @@ func search(probes []byte, n int, h uint32) int {
 
 // entry returns the checked entry at p of blk, name included.
 func (t *Table[ID]) entry(blk []byte, off int64, p int) ([]byte, error) {
-	if p < 4 || p+entryHead > len(blk) {
+	if p < dirHead || p+entryHead > len(blk) {
 		return nil, errAddress
 	}
 	if err := t.check(off+int64(p), entryHead); err != nil {
@@ -380,11 +451,12 @@ type Dir[ID ~uint32] struct {
 	blk  []byte
 	off  int64
 	n    int
-	next uint64
+	next uint64 // index<<32 | offset
 }
 
 // ReadDir returns a reader of directory id that starts at cookie: 0, or the
-// Cookie of the entry before. An unknown cookie is ErrCorrupt or the end.
+// Cookie of the entry before. A cookie that this directory never gave is
+// ErrCorrupt or the end.
 func (t *Table[ID]) ReadDir(id ID, cookie uint64) (Dir[ID], error) {
 	blk, off, n, err := t.dir(id)
 	d := Dir[ID]{t: t, blk: blk, off: off, n: n, next: cookie}
@@ -392,10 +464,37 @@ func (t *Table[ID]) ReadDir(id ID, cookie uint64) (Dir[ID], error) {
 		return d, err
 	}
 	if cookie == 0 {
-		// index<<32 | offset: the offset finds the entry, the index the end
-		d.next = uint64(4 + probeSize*n)
+		d.next = uint64(dirHead + probeSize*n)
+		return d, nil
+	}
+	if p := int(uint32(cookie)); p < len(blk) {
+		return d, d.startsAt(p)
 	}
 	return d, nil
+}
+
+// startsAt makes sure that an entry begins at p, since whoever reads the
+// directory may seek where he likes: the entry that seems to lie there must
+// have a probe that says so.
+func (d *Dir[ID]) startsAt(p int) error {
+	if d.n == 0 || p < dirHead+probeSize*d.n {
+		return errAddress
+	}
+	e, err := d.t.entry(d.blk, d.off, p)
+	if err != nil {
+		return err
+	}
+	probes := d.blk[dirHead : dirHead+probeSize*d.n]
+	if err := d.t.check(d.off+dirHead, len(probes)); err != nil {
+		return err
+	}
+	name := unsafe.String(unsafe.SliceData(e[entryHead:]), len(e)-entryHead)
+	if e, at, err := d.t.find(d.blk, d.off, probes, name); err != nil {
+		return err
+	} else if e == nil || at != p {
+		return errAddress
+	}
+	return nil
 }
 
 // Len returns how many entries the directory has.
@@ -404,11 +503,8 @@ func (d *Dir[ID]) Len() int { return d.n }
 // Next returns the next entry; ok is false at the end or on an error.
 func (d *Dir[ID]) Next() (e Dirent[ID], ok bool, err error) {
 	i, p := d.next>>32, int(uint32(d.next))
-	if i >= uint64(d.n) {
+	if p >= len(d.blk) {
 		return e, false, nil
-	}
-	if p < 4+probeSize*d.n {
-		return e, false, errAddress
 	}
 	b, err := d.t.entry(d.blk, d.off, p)
 	if err != nil {

@@ -74,6 +74,9 @@ func Create[ID ~uint32](path string) (*Writer[ID], error) {
 		},
 	})
 	if err != nil {
+		if !errors.Is(err, os.ErrExist) {
+			os.Remove(path)
+		}
 		return nil, err
 	}
 	db.AllocSize = 64 << 10
@@ -153,7 +156,7 @@ func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
 		}
 		return cmp.Compare(a.Name, b.Name)
 	})
-	size := 4 + len(entries)*(probeSize+entryHead)
+	size := dirHead + len(entries)*(probeSize+entryHead)
 	for i := range entries {
 		size += len(entries[i].Name)
 	}
@@ -162,13 +165,15 @@ func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
 		return 0, err
 	}
 	w.probes = w.probes[:0]
-	off := 4 + probeSize*len(entries)
+	off := dirHead + probeSize*len(entries)
 	for i := range entries {
 		w.probes = append(w.probes, uint64(hashName(entries[i].Name))<<32|uint64(off))
 		off += entryHead + len(entries[i].Name)
 	}
 	slices.Sort(w.probes)
+	sortEqual(w.probes, entries)
 	b := le.AppendUint32(w.dirs.b, uint32(len(entries)))
+	b = le.AppendUint32(b, uint32(size))
 	for _, p := range w.probes {
 		b = le.AppendUint32(b, uint32(p>>32))
 		b = le.AppendUint32(b, uint32(p))
@@ -181,6 +186,33 @@ func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
 	}
 	w.dirs.b = b
 	return addr, nil
+}
+
+// sortEqual brings probes of one hash, which are in the order of their
+// entries, into the order of their names. Two names of one hash are rare but
+// where someone made them; then a lookup bisects.
+func sortEqual[ID ~uint32](probes []uint64, entries []DirEntry[ID]) {
+	var at map[uint32]string // name by offset, made at need
+	for lo := 0; lo < len(probes); {
+		hi := lo + 1
+		for hi < len(probes) && probes[hi]>>32 == probes[lo]>>32 {
+			hi++
+		}
+		if hi-lo > 1 {
+			if at == nil {
+				at = make(map[uint32]string, len(entries))
+				off := uint32(dirHead + probeSize*len(entries))
+				for i := range entries {
+					at[off] = entries[i].Name
+					off += uint32(entryHead + len(entries[i].Name))
+				}
+			}
+			slices.SortFunc(probes[lo:hi], func(a, b uint64) int {
+				return cmp.Compare(at[uint32(a)], at[uint32(b)])
+			})
+		}
+		lo = hi
+	}
 }
 
 // SetDir makes n a directory with the block at addr.

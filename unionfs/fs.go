@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/imgfs/imgfs/index"
@@ -31,13 +32,12 @@ type FS struct {
 }
 
 type layerReader struct {
-	once sync.Once
-	r    io.ReaderAt
-	err  error
+	r    atomic.Pointer[io.ReaderAt]
+	open sync.Mutex // held while open runs
 }
 
-// NewFS returns the file system of tree. open is called once for a layer, at
-// its first read, and returns its uncompressed tar.
+// NewFS returns the file system of tree. open is called for a layer at its
+// first read, again at the next if it fails, and returns its uncompressed tar.
 func NewFS(tree *index.Tree, sources []Source, open func(layer int) (io.ReaderAt, error)) *FS {
 	return &FS{
 		Tree: tree, Root: index.RootID, Sources: sources,
@@ -51,8 +51,20 @@ func (f *FS) Layer(i int) (io.ReaderAt, error) {
 		return nil, index.ErrCorrupt
 	}
 	l := &f.layers[i]
-	l.once.Do(func() { l.r, l.err = f.open(i) })
-	return l.r, l.err
+	if r := l.r.Load(); r != nil {
+		return *r, nil
+	}
+	l.open.Lock()
+	defer l.open.Unlock()
+	if r := l.r.Load(); r != nil {
+		return *r, nil
+	}
+	r, err := f.open(i)
+	if err != nil {
+		return nil, err
+	}
+	l.r.Store(&r)
+	return r, nil
 }
 
 // ReadAt reads the content of the regular file n at off into p. Like
@@ -175,13 +187,11 @@ func (f *FS) resolve(path string, follow bool) (index.NodeID, error) {
 		}
 		switch name {
 		case "", ".":
-			if len(todo) > 0 || name == "." || strings.HasSuffix(path, "/") {
-				if err := f.Tree.Node(at, &n); err != nil {
-					return 0, err
-				}
-				if !n.IsDir() {
-					return 0, syscall.ENOTDIR
-				}
+			if err := f.Tree.Node(at, &n); err != nil {
+				return 0, err
+			}
+			if !n.IsDir() {
+				return 0, syscall.ENOTDIR
 			}
 			continue
 		case "..":

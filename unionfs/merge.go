@@ -134,6 +134,9 @@ func (m *merger) resolveLinks(k int) error {
 			return err
 		}
 		ref, name, err := m.linkTarget(k, string(target))
+		if errors.Is(err, index.ErrCorrupt) {
+			return err
+		}
 		if err != nil {
 			return &index.LayerError{Off: n.Header, Name: name, Err: err}
 		}
