@@ -24,7 +24,7 @@ func newCat(a *app) *cobra.Command {
 inside the image.`,
 		Example: `  imgfs cat alpine:/etc/os-release
   imgfs cat ./image.tar:/var/lib/dpkg/status | grep ^Package`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              takes(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c.Context())

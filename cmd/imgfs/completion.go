@@ -13,7 +13,7 @@ names of the store's images.`,
 		Example: `  source <(imgfs completion bash)
   imgfs completion zsh >~/.zfunc/_imgfs
   imgfs completion fish >~/.config/fish/completions/imgfs.fish`,
-		Args:                  cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args:                  takes(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
 		ValidArgs:             []string{"bash", "zsh", "fish", "powershell"},
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -45,7 +45,7 @@ all. A tar holds them always.`,
 		Example: `  imgfs cp alpine:/etc ./etc
   imgfs cp alpine:/etc/. ./existing
   imgfs cp ./image.tar:/usr/share/doc - | tar tv`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(cobra.ExactArgs(2)),
 		ValidArgsFunction: func(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 			return a.firstImage(c, args, prefix)
 		},

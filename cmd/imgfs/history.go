@@ -36,7 +36,7 @@ Placeholders of --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size
 .Comment`,
 		Example: `  imgfs history alpine
   imgfs history --no-trunc --format '{{.CreatedBy}}' alpine`,
-		Args:              cobra.ExactArgs(1),
+		Args:              takes(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkPlatform(flags.platform); err != nil {

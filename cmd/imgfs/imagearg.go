@@ -38,6 +38,17 @@ func (f *imageFlags) options(a *app) imgfs.OpenOptions {
 	}
 }
 
+// takes checks the number of arguments and, if it is wrong, says what the verb
+// takes.
+func takes(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return &hintError{err: err, hint: "usage: " + c.UseLine()}
+		}
+		return nil
+	}
+}
+
 // checkPlatform finds fault with a --platform before anything is read.
 func checkPlatform(platform string) error {
 	if platform == "" {

@@ -37,7 +37,7 @@ Placeholders of --format: .Repository .Tag .ID .Digest .CreatedSince
 		Example: `  imgfs images
   imgfs images -q alpine
   imgfs images --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              takes(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
 			st, err := a.store()

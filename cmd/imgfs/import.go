@@ -24,7 +24,7 @@ func newImport(a *app) *cobra.Command {
 may be compressed, and prints the image's ID. "-" is standard input.`,
 		Example: `  imgfs import rootfs.tar.xz debian:custom
   mmdebstrap --variant=minbase stable - | imgfs import - debian`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: takes(cobra.RangeArgs(1, 2)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if args[0] == "-" {
 				if err := a.refuseTerminal("imgfs import FILE, or a tar piped to imgfs import -"); err != nil {

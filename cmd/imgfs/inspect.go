@@ -65,7 +65,7 @@ diffID, its sizes and how many oddities were met in it.`,
 		Example: `  imgfs inspect alpine
   imgfs inspect --format '{{join .Config.Cmd " "}}' alpine
   imgfs inspect --format '{{json .Config.Labels}}' ./image.tar`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              takes(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkPlatform(flags.platform); err != nil {

@@ -36,7 +36,7 @@ ID: sha256:…".`,
 		Example: `  imgfs load -i debian.tar
   docker save alpine | imgfs load
   imgfs load -i ./oci-layout --platform linux/arm64`,
-		Args: cobra.NoArgs,
+		Args: takes(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := checkPlatform(platform); err != nil {
 				return err

@@ -37,7 +37,7 @@ that is not UTF-8 is told whole by path_base64.`,
 		Example: `  imgfs ls alpine
   imgfs ls -l ./image.tar:/etc
   imgfs ls -R --format json debian:12:/usr/share`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              takes(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
 			switch json {

@@ -32,7 +32,7 @@ func newMan(a *app) *cobra.Command {
 		Short:   "Write the man pages",
 		Long:    "Man writes a page of section 1 for imgfs and for each verb into DIR. They are made from the texts of --help.",
 		Example: "  imgfs man /usr/local/share/man/man1",
-		Args:    cobra.ExactArgs(1),
+		Args:    takes(cobra.ExactArgs(1)),
 		Hidden:  true,
 		RunE: func(c *cobra.Command, args []string) error {
 			root := c.Root()

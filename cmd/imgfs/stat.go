@@ -45,7 +45,7 @@ created_by, xattrs. In a template they are .Path .Type .Mode .Nlink .UID .GID
 .Size .Mtime .Target .Major .Minor .Inode .Layer .Blocks .DiffID .CreatedBy`,
 		Example: `  imgfs stat alpine:/etc/os-release
   imgfs stat --format '{{.Layer}} {{.CreatedBy}}' ./image.tar:/usr/bin/env`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              takes(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
 			for _, arg := range args {

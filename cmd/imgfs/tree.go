@@ -26,7 +26,7 @@ func newTree(a *app) *cobra.Command {
 		Long:  "Tree draws what is below a directory of an image, sorted by name.",
 		Example: `  imgfs tree -L 1 alpine
   imgfs tree -a ./image.tar:/etc`,
-		Args:              cobra.ExactArgs(1),
+		Args:              takes(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
 			if c.Flags().Changed("level") && p.level < 1 {

@@ -26,7 +26,7 @@ func newVersion(a *app) *cobra.Command {
 		Short:   "Show the version of imgfs",
 		Long:    "Version shows which imgfs this is and what built it.",
 		Example: "  imgfs version --format '{{.Version}}'",
-		Args:    cobra.NoArgs,
+		Args:    takes(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if format == "" {
 				format = `imgfs {{.Version}}{{with .Commit}} ({{.}}){{end}}, {{.GoVersion}}, {{.Platform}}`

@@ -52,7 +52,7 @@ func (b *Bars) Start(what string, total int64) io.WriteCloser {
 		mpb.PrependDecorators(decor.Name(Ellipsis(what, 40), decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(
 			decor.Counters(decor.SizeB1000(0), "% .1f / % .1f", decor.WCSyncSpace),
-			decor.OnComplete(decor.EwmaSpeed(decor.SizeB1000(0), " % .1f", 30), ""),
+			decor.OnComplete(decor.AverageSpeed(decor.SizeB1000(0), " % .1f"), ""),
 		))}
 }
 
