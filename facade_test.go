@@ -202,6 +202,22 @@ func listing(t testing.TB, s *imgfs.Store) string {
 	return b.String()
 }
 
+// sameListing reports the lines that are only in one of two listings.
+func sameListing(t testing.TB, got, want string) {
+	t.Helper()
+	gotLines, wantLines := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for _, l := range gotLines {
+		if !slices.Contains(wantLines, l) {
+			t.Errorf("the store has %s", l)
+		}
+	}
+	for _, l := range wantLines {
+		if !slices.Contains(gotLines, l) {
+			t.Errorf("the store lacks %s", l)
+		}
+	}
+}
+
 // tmpFiles returns what lies in the store's staging directory.
 func tmpFiles(t testing.TB, s *imgfs.Store) []string {
 	t.Helper()

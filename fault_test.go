@@ -225,9 +225,7 @@ func TestDiskFull(t *testing.T) {
 		if !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%d KiB: %v, want ENOSPC", size>>10, err)
 		}
-		if after := listing(t, s); after != before {
-			t.Errorf("%d KiB: before\n%safter\n%s", size>>10, before, after)
-		}
+		sameListing(t, listing(t, s), before)
 		if left := tmpFiles(t, s); len(left) > 0 {
 			t.Errorf("%d KiB: left in tmp: %q", size>>10, left)
 		}
@@ -303,9 +301,7 @@ func TestLoadTwiceAtOnce(t *testing.T) {
 		}
 		close(stop)
 		readers.Wait()
-		if got := listing(t, s); got != want {
-			t.Errorf("got\n%swant\n%s", got, want)
-		}
+		sameListing(t, listing(t, s), want)
 		if left := tmpFiles(t, s); len(left) > 0 {
 			t.Errorf("left in tmp: %q", left)
 		}
@@ -327,9 +323,7 @@ func TestLoadTwiceAtOnce(t *testing.T) {
 				t.Errorf("%v\n%s", err, outs[i])
 			}
 		}
-		if got := listing(t, s); got != want {
-			t.Errorf("got\n%swant\n%s", got, want)
-		}
+		sameListing(t, listing(t, s), want)
 	})
 }
 
@@ -564,9 +558,7 @@ func TestDamagedBlob(t *testing.T) {
 			// Loaded again, it is whole.
 			mustLoad(t, s, path)
 			diffTrees(t, "loaded again", treeOf(t, s, "blob"), want)
-			if got := listing(t, s); got != files {
-				t.Errorf("got\n%swant\n%s", got, files)
-			}
+			sameListing(t, listing(t, s), files)
 		})
 	}
 	t.Run("documents", func(t *testing.T) {
