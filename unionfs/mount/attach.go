@@ -23,6 +23,7 @@ type credentials struct {
 	root       bool // user 0, perhaps of a user namespace
 	ownsIDs    bool // … that maps the owners an image has: it mounts for others too
 	canMount   bool // CAP_SYS_ADMIN in this user namespace
+	noSuid     bool // no_new_privs: a setuid helper gains nothing
 }
 
 // manyIDs is how many users a namespace has that can hold an image's owners.
@@ -37,6 +38,7 @@ func currentCredentials() *credentials {
 	c.ownsIDs = c.root && mappedIDs(string(uids)) >= manyIDs
 	status, _ := os.ReadFile("/proc/self/status")
 	c.canMount = effective(string(status))&(1<<unix.CAP_SYS_ADMIN) != 0
+	c.noSuid = strings.Contains(string(status), "\nNoNewPrivs:\t1\n")
 	return c
 }
 
@@ -111,22 +113,20 @@ func attachDirect(dir string, s *settings, c *credentials) (*os.File, error) {
 		return nil, refused(NoMountPoint, "", err)
 	}
 	data := s.kernelData(int(conn.Fd()), st.Mode&unix.S_IFMT, c)
-	switch err := unix.Mount(s.source, dir, "fuse."+subtype, s.flags, data); err {
-	case nil:
+	err = unix.Mount(s.source, dir, "fuse."+subtype, s.flags, data)
+	if err == nil {
 		return conn, nil
-	case unix.EPERM, unix.EACCES:
-		conn.Close()
-		return nil, thisMachine().denied(err)
-	case unix.ENODEV:
-		conn.Close()
-		return nil, refused(NoDevice, "as root: modprobe fuse", err)
-	case unix.EINVAL:
-		conn.Close()
-		return nil, refused(BadOption, "the kernel's log (dmesg) may say which it does not know", fmt.Errorf("%s: %w", strings.Join(s.data, ","), err))
-	default:
-		conn.Close()
-		return nil, refused(MountFailed, "", err)
 	}
+	conn.Close()
+	switch {
+	case err == unix.EPERM || err == unix.EACCES:
+		return nil, thisMachine().denied(err)
+	case err == unix.ENODEV:
+		return nil, refused(NoDevice, "as root: modprobe fuse", err)
+	case err == unix.EINVAL && len(s.data) > 0:
+		return nil, refused(BadOption, "the kernel's log (dmesg) may say which it does not know", fmt.Errorf("%s: %w", strings.Join(s.data, ","), err))
+	}
+	return nil, refused(MountFailed, "", err)
 }
 
 // findHelper returns the absolute path of fusermount3.
@@ -154,6 +154,9 @@ func checkHelper(c *credentials) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if c.noSuid && !c.root {
+		return "", refused(HelperNoRoot, "lift no_new_privs (docker: --security-opt no-new-privileges, systemd: NoNewPrivileges=), "+hintShell, errNoNewPrivs)
+	}
 	fi, err := os.Stat(helper)
 	if err != nil {
 		return "", refused(NoHelper, hintHelper, err)
@@ -163,6 +166,8 @@ func checkHelper(c *credentials) (string, error) {
 	}
 	return helper, nil
 }
+
+var errNoNewPrivs = errors.New("this process has no_new_privs set, so a setuid program gains nothing")
 
 func hasFileCapabilities(path string) bool {
 	n, err := unix.Getxattr(path, "security.capability", nil)

@@ -406,6 +406,42 @@ func TestRemountedWritable(t *testing.T) {
 	}
 }
 
+// The kernel's overlayfs stands on it.
+func TestUnderOverlay(t *testing.T) {
+	if !isRoot() {
+		t.Skip("root's")
+	}
+	lower := mounted(t, newFS(t, everything()), Options{})
+	base := t.TempDir()
+	if err := unix.Mount("tmpfs", base, "tmpfs", 0, ""); err != nil {
+		t.Skip(err)
+	}
+	defer unix.Unmount(base, unix.MNT_DETACH)
+	for _, d := range []string{"/upper", "/work", "/merged"} {
+		if err := os.Mkdir(base+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merged := base + "/merged"
+	data := "lowerdir=" + lower + ",upperdir=" + base + "/upper,workdir=" + base + "/work,index=on,nfs_export=on"
+	if err := unix.Mount("overlay", merged, "overlay", 0, data); err != nil {
+		t.Skip(err)
+	}
+	defer unix.Unmount(merged, 0)
+	if err := os.WriteFile(merged+"/dir/hard", []byte("changed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(merged + "/dir/file"); err != nil || string(b) != "changed" {
+		t.Errorf("the other name reads %q, %v", b, err)
+	}
+	if err := os.RemoveAll(merged + "/dir"); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(lower + "/dir/file"); err != nil || string(b) != "hello, world\n" {
+		t.Errorf("below: %q, %v", b, err)
+	}
+}
+
 // Programs run from it.
 func TestExec(t *testing.T) {
 	echo, err := os.ReadFile("/bin/echo")
@@ -444,6 +480,55 @@ func TestMemory(t *testing.T) {
 	if after > before+8<<20 {
 		t.Errorf("the heap grew from %d to %d", before, after)
 	}
+}
+
+// Nor does the process with what was read: buffers are few.
+func TestReadMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has memory of its own")
+	}
+	items := []item{{path: "", mode: index.ModeDir | 0o755}}
+	for i := range 8 {
+		items = append(items, item{path: fmt.Sprint("hole", i), mode: index.ModeRegular | 0o644, size: 200 << 20, extents: []index.Extent{}})
+	}
+	dir := mounted(t, newFS(t, items), Options{})
+	before := rssAnon(t)
+	var peak int64
+	done := make(chan error, 1)
+	go func() {
+		done <- exec.Command("sh", "-c", `for f in "$0"/*; do dd if="$f" of=/dev/null bs=1M status=none & done; wait`, dir).Run()
+	}()
+	for tick := time.Tick(5 * time.Millisecond); ; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			t.Logf("8 readers of 1.6 GB: at most %d MiB more", (peak-before)>>20)
+			if peak-before > 64<<20 {
+				t.Errorf("memory grew from %d to %d", before, peak)
+			}
+			return
+		case <-tick:
+			peak = max(peak, rssAnon(t))
+		}
+	}
+}
+
+// rssAnon returns the bytes of memory that are this process's own.
+func rssAnon(t *testing.T) int64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kb int64
+	if _, after, ok := strings.Cut(string(b), "RssAnon:"); !ok {
+		t.Skip("no RssAnon here")
+	} else if _, err := fmt.Sscan(after, &kb); err != nil {
+		t.Fatal(err)
+	}
+	return kb << 10
 }
 
 // otherTests are those in which it matters who mounts.

@@ -104,6 +104,12 @@ func TestContent(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(dir, "absent")); !os.IsNotExist(err) {
 		t.Errorf("absent: %v", err)
 	}
+	if err := unix.Access(filepath.Join(dir, strings.Repeat("n", 255)), 0); err != unix.ENOENT {
+		t.Errorf("a name of 255 bytes: %v", err)
+	}
+	if err := unix.Access(filepath.Join(dir, strings.Repeat("n", 256)), 0); err != unix.ENAMETOOLONG {
+		t.Errorf("a name of 256 bytes: %v", err)
+	}
 	if _, err := os.Lstat(filepath.Join(dir, "empty/x")); err == nil || err.(*os.PathError).Err != unix.ENOTDIR {
 		t.Errorf("empty/x: %v", err)
 	}

@@ -110,6 +110,9 @@ func (v *tree) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fus
 	if name == "." || name == ".." {
 		return v.handle(dir, name, out)
 	}
+	if len(name) > maxName {
+		return fuse.Status(syscall.ENAMETOOLONG) // the kernel itself allows 1 024
+	}
 	id, typ, err := v.t.Lookup(dir, name)
 	if err != nil {
 		return v.errno("lookup", h.NodeId, err)
@@ -123,6 +126,8 @@ func (v *tree) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fus
 	}
 	return v.entry(id, out)
 }
+
+const maxName = 255 // NAME_MAX
 
 // handle answers a lookup of "." or "..".
 func (v *tree) handle(id index.NodeID, name string, out *fuse.EntryOut) fuse.Status {
@@ -335,7 +340,7 @@ func (v *tree) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) 
 	*out = fuse.StatfsOut{
 		Blocks: (uint64(max(m.Size, 0)) + blockSize - 1) / blockSize,
 		Bsize:  blockSize, Frsize: blockSize,
-		Files: uint64(v.t.Count()), NameLen: 255,
+		Files: uint64(v.t.Count()), NameLen: maxName,
 	}
 	return fuse.OK
 }
