@@ -26,13 +26,20 @@ func (d *Dir) setAttributes(f *os.File, path string, meta *Meta, isDir bool) err
 	return d.setTime(".", path, meta)
 }
 
-// chown runs set, and reports whether the owner is now the one wanted.
+// chown runs set, and reports whether the owner is now the one wanted. A
+// caller who may not set owners is told so once, not for each file.
 func (d *Dir) chown(path string, set func() error) bool {
-	if err := set(); err != nil {
+	err := set()
+	switch {
+	case err == nil:
+		return true
+	case !errors.Is(err, fs.ErrPermission):
 		d.opt.LeftOut(path, "owner: "+cause(err).Error())
-		return false
+	case !d.opt.noOwner:
+		d.opt.noOwner = true
+		d.opt.LeftOut(path, "owner, here and elsewhere: "+cause(err).Error())
 	}
-	return true
+	return false
 }
 
 // mode returns the permission bits that are set. A setuid bit is worth

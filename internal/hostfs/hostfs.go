@@ -52,9 +52,15 @@ type Options struct {
 	LeftOut func(path, what string)
 }
 
+// state is what all directories of a writer share.
+type state struct {
+	Options
+	noOwner bool // said that owners cannot be set
+}
+
 // A Dir is a directory that is written to. It is used by one goroutine.
 type Dir struct {
-	opt  *Options
+	opt  *state
 	top  *os.Root // of the directory that was opened first
 	root *os.Root // this directory
 	fd   *os.File // this directory
@@ -77,7 +83,7 @@ func Open(dir string, opt Options) (*Dir, error) {
 	if opt.LeftOut == nil {
 		opt.LeftOut = func(string, string) {}
 	}
-	return &Dir{opt: &opt, top: root, root: root, fd: fd}, nil
+	return &Dir{opt: &state{Options: opt}, top: root, root: root, fd: fd}, nil
 }
 
 // Path returns the path of name in d, relative to the Dir that Open returned.

@@ -376,3 +376,19 @@ func TestDeep(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestOwnersAreLeftOutOnce(t *testing.T) {
+	var out []string
+	d, _ := writes(t, Options{Archive: true, LeftOut: func(path, what string) { out = append(out, path+": "+what) }})
+	refuse := func() error { return &fs.PathError{Op: "chown", Path: "x", Err: unix.EPERM} }
+	broken := func() error { return unix.EINVAL } // an owner this user namespace does not have
+	for _, set := range []func() error{refuse, refuse, broken, refuse, broken} {
+		if d.chown("f", set) {
+			t.Error("owned")
+		}
+	}
+	want := "f: owner, here and elsewhere: operation not permitted|f: owner: invalid argument|f: owner: invalid argument"
+	if got := strings.Join(out, "|"); got != want {
+		t.Errorf("left out\n got %s\nwant %s", got, want)
+	}
+}
