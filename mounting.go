@@ -3,6 +3,7 @@
 package imgfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/internal/control"
 	"github.com/imgfs/imgfs/internal/control/mtab"
+	"github.com/imgfs/imgfs/unionfs"
 	"github.com/imgfs/imgfs/unionfs/mount"
 )
 
@@ -35,6 +37,7 @@ type MountOptions struct {
 	NoSymlinks, NoSpecials, NoXattrs bool     // leave these out
 	Extra                            []string // further mount options
 
+	Name  string   // of the image, for the list of mounts; empty: Image.Name
 	Shown []string // options as they were given, for the list of mounts
 	ID    string   // name in the register of mounts; empty: a new one
 	Log   string   // path of the log, for the list of mounts
@@ -64,7 +67,7 @@ type Mount struct {
 	logf   func(format string, args ...any)
 
 	verified   atomic.Bool
-	stopVerify context.CancelFunc
+	stopVerify context.CancelFunc // returns when the verifying pass has ended
 }
 
 // Mount opens the image arg (see OpenImage), mounts it on dir and returns when
@@ -88,7 +91,7 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 	if err != nil {
 		return nil, err
 	}
-	m := &Mount{img: img, logf: opt.Logf}
+	m := &Mount{img: img, logf: opt.Logf, stopVerify: func() {}}
 	m.verified.Store(!img.Unverified())
 	if err := m.serve(path, made, s.Root(), &opt); err != nil {
 		return nil, errors.Join(err, img.Close())
@@ -114,8 +117,13 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 	if err != nil {
 		return err
 	}
-	server, err := mount.Mount(path, m.img.FS, mount.Options{
-		Name:       m.img.Name,
+	part, name, err := m.shown(opt)
+	if err != nil {
+		reg.Close()
+		return err
+	}
+	server, err := mount.Mount(path, part, mount.Options{
+		Name:       name,
 		AllowOther: opt.AllowOther,
 		Suid:       opt.Suid,
 		Dev:        opt.Dev,
@@ -135,7 +143,7 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 	}
 	m.server, m.reg = server, reg
 	m.info = control.Info{
-		ID: id, Dir: path, Image: m.img.Name, ImageID: m.img.ID.String(), Platform: m.img.Platform,
+		ID: id, Dir: path, Image: name, ImageID: m.img.ID.String(), Platform: m.img.Platform,
 		Mode: "ro", Options: opt.Shown, PID: os.Getpid(), Since: time.Now().Truncate(time.Second),
 		Log: opt.Log, Store: store, Made: made, Exits: opt.Exits,
 	}
@@ -151,15 +159,37 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 	return nil
 }
 
+// shown returns what is mounted, the image or a part of it, and its name.
+func (m *Mount) shown(opt *MountOptions) (*unionfs.FS, string, error) {
+	name := cmp.Or(opt.Name, m.img.Name)
+	if len(m.img.places) > 0 && opt.Name == "" { // a file
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			return nil, "", err
+		}
+		name = abs
+	}
+	if m.img.Path == "" {
+		return m.img.FS, name, nil
+	}
+	part, err := m.img.FS.Sub(m.img.Path)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s:%s: %w", name, m.img.Path, errors.Unwrap(err))
+	}
+	return part, name + ":" + m.img.Path, nil
+}
+
 // verifyBehind checks the layers of an image opened in place while it is
 // being read. What does not hold answers reads with an error.
 func (m *Mount) verifyBehind() {
-	ctx, cancel := context.WithCancel(context.Background())
-	m.stopVerify = cancel
 	if m.verified.Load() {
 		return
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	m.stopVerify = func() { cancel(); <-done }
 	go func() {
+		defer close(done)
 		defer cancel()
 		switch err := m.img.Verify(ctx); {
 		case err == nil:
@@ -194,9 +224,7 @@ func (m *Mount) Busy() *BusyError { return newBusyError(m.info.Dir, m.info.Devic
 // held is released.
 func (m *Mount) Wait() error {
 	m.server.Wait()
-	if m.stopVerify != nil {
-		m.stopVerify()
-	}
+	m.stopVerify()
 	removeMade(m.info.Made)
 	err := m.img.Close()
 	m.reg.Close()
@@ -292,7 +320,7 @@ func (s *Store) apart(arg, path string, refuse func(reason, hint string, err err
 		return refuse("lies inside the store "+s.Root(), "choose a directory elsewhere", nil)
 	}
 	below := []string{s.Root()}
-	if src, _ := image.SplitPath(arg, exists); src != "-" && exists(src) {
+	if src, _ := image.SplitPath(arg, isThere); src != "-" && isThere(src) {
 		below = append(below, src)
 	}
 	for _, p := range below {
@@ -307,7 +335,7 @@ func (s *Store) apart(arg, path string, refuse func(reason, hint string, err err
 	return nil
 }
 
-func exists(path string) bool {
+func isThere(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
@@ -357,7 +385,7 @@ func makeDirs(dir string) (made []string, err error) {
 		return nil, err
 	}
 	var missing []string
-	for p := dir; !exists(p) && p != "/"; p = filepath.Dir(p) {
+	for p := dir; !isThere(p) && p != "/"; p = filepath.Dir(p) {
 		missing = append(missing, p)
 	}
 	for i := len(missing) - 1; i >= 0; i-- {

@@ -30,4 +30,8 @@ func run(argv []string) int {
 }
 
 // programs are what the binary is when it is called by another name.
-var programs = map[string]func(a *app, args []string) int{}
+var programs = map[string]func(a *app, args []string) int{
+	serverName: serveMount,
+	shellName:  serveShell,
+	helperName: helpMount,
+}

@@ -9,22 +9,32 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/control/background"
+	"github.com/imgfs/imgfs/internal/term"
 	"github.com/imgfs/imgfs/layerstore/seek"
+	"github.com/imgfs/imgfs/unionfs/mount"
 )
 
 // The verbs, in the order that help lists them. A verb's file holds its
 // constructor and nothing of another verb.
 var verbs = []func(*app) *cobra.Command{
 	newLoad, newImport, newImages, newImage, newInspect, newHistory,
-	newLs, newCat, newStat, newTree,
-	newVersion, newCompletion,
+	newLs, newCat, newStat, newTree, newCp,
+	newMount, newUmount, newMounts, newShell,
+	newVersion, newCompletion, newMan,
 }
 
 // An app is one run of the program: where it reads, where it prints and which
@@ -77,9 +87,12 @@ func (a *app) close() {
 func (a *app) run(args []string) int {
 	root := newRoot(a)
 	root.SetArgs(args)
-	err := root.ExecuteContext(context.Background())
-	if err != nil && !a.ran {
+	c, err := root.ExecuteContextC(context.Background())
+	switch {
+	case err != nil && !a.ran:
 		err = &usageError{err: err}
+	case exitCode(err) == exitNotFound && hint(err) == "":
+		err = a.inUsersStore(err, c.Flags().Args())
 	}
 	a.report(err)
 	return exitCode(err)
@@ -136,16 +149,55 @@ func noVerb(c *cobra.Command, args []string) error {
 	return &hintError{err: err, hint: "imgfs --help lists the verbs"}
 }
 
-// report prints err, if any, and the cure if one is known.
+// report prints err, if any, and the cure if one is known. Errors that were
+// joined take a line each.
 func (a *app) report(err error) {
 	var silent exitStatus
 	if err == nil || errors.As(err, &silent) {
 		return
 	}
-	fmt.Fprintf(a.stderr, "imgfs: %s\n", escapeLine(err.Error()))
-	if h := hint(err); h != "" {
-		fmt.Fprintf(a.stderr, "imgfs: hint: %s\n", escapeLine(h))
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			a.report(err)
+		}
+		return
 	}
+	fmt.Fprintf(a.stderr, "imgfs: %s\n", term.Escape(err.Error()))
+	if h := hint(err); h != "" {
+		fmt.Fprintf(a.stderr, "imgfs: hint: %s\n", term.Escape(h))
+	}
+}
+
+// logf writes a line to the log of a process in the background.
+func (a *app) logf(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "%s %s\n", time.Now().Format(time.RFC3339), term.Escape(fmt.Sprintf(format, args...)))
+}
+
+// inUsersStore adds to err, which says that something was not found, that the
+// store of the user who called sudo has it, if that is so. It is that user who
+// looks: root neither trusts nor touches the store.
+func (a *app) inUsersStore(err error, args []string) error {
+	uid, uidErr := strconv.ParseUint(os.Getenv("SUDO_UID"), 10, 32)
+	gid, gidErr := strconv.ParseUint(os.Getenv("SUDO_GID"), 10, 32)
+	if uidErr != nil || gidErr != nil || uid == 0 || os.Geteuid() != 0 || len(args) == 0 {
+		return err
+	}
+	u, lookupErr := user.LookupId(strconv.FormatUint(uid, 10))
+	if lookupErr != nil {
+		return err
+	}
+	root := filepath.Join(u.HomeDir, ".local", "share", "imgfs")
+	src, _ := image.SplitPath(args[0], nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	look := exec.CommandContext(ctx, "/proc/self/exe", "--root", root, "inspect", "--", src)
+	look.Args[0] = "imgfs"
+	look.Dir, look.Env = "/", []string{"HOME=" + u.HomeDir}
+	look.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	if !exists(root) || look.Run() != nil {
+		return err
+	}
+	return &hintError{err: err, hint: fmt.Sprintf("user %s has %s: run it without sudo, or with --root %s", u.Username, src, root)}
 }
 
 // A usageError is a wrong command line.
@@ -186,16 +238,32 @@ const (
 // exitCode is the one place where errors become exit codes.
 func exitCode(err error) int {
 	var (
-		status exitStatus
-		usage  *usageError
+		status  exitStatus
+		child   *background.Error
+		usage   *usageError
+		refused *imgfs.RefusedError
+		mounted *mount.Error
 	)
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &status):
 		return int(status)
+	case errors.As(err, &child):
+		return child.Code
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &mounted):
+		switch {
+		case mounted.Reason == mount.BadOption:
+			return exitUsage
+		case mounted.Op == "mount":
+			return exitRefused
+		}
+	case errors.As(err, &refused):
+		return exitRefused
+	case errors.Is(err, imgfs.ErrNotMounted):
+		return exitNotFound
 	case errors.Is(err, image.ErrNotFound), errors.Is(err, fs.ErrNotExist):
 		return exitNotFound
 	case errors.Is(err, image.ErrMalformed), errors.Is(err, index.ErrBadLayer), errors.Is(err, index.ErrLimit),
@@ -207,30 +275,24 @@ func exitCode(err error) int {
 
 // hint returns the cure of err, empty if none is known.
 func hint(err error) string {
-	var h *hintError
+	var (
+		h       *hintError
+		child   *background.Error
+		refused *imgfs.RefusedError
+		mounted *mount.Error
+		busy    *imgfs.BusyError
+	)
 	switch {
 	case errors.As(err, &h):
 		return h.hint
+	case errors.As(err, &child):
+		return child.Hint
+	case errors.As(err, &refused):
+		return refused.Hint
+	case errors.As(err, &mounted):
+		return mounted.Hint
+	case errors.As(err, &busy):
+		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
 	}
 	return ""
-}
-
-// escapeLine returns s with what would act on a terminal escaped: control
-// characters, invalid UTF-8, and newlines too, so that it stays one line.
-func escapeLine(s string) string {
-	var b strings.Builder
-	for i, r := range s {
-		switch {
-		case r == '\uFFFD' && s[i] != "\uFFFD"[0]:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		case 0x80 <= r && r < 0xa0, r == '\u2028', r == '\u2029',
-			0x202a <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package background runs a part of the program as a process of its own that
-// outlives its parent: in a session of its own, in the directory /, with
-// umask 0, and with no descriptor of its parent but a socket. Over that socket
-// the parent says what to do, the child says when it is ready or what went
-// wrong, and each notices the other's death. It is closed once the child is
-// ready: nothing of the parent is kept.
+// outlives its parent: in a session of its own, with umask 0, and with no
+// descriptor of its parent but a socket. Over that socket the parent says what
+// to do, the child says when it is ready or what went wrong, and each notices
+// the other's death. Once the child is ready the socket is closed and the
+// child moves to the directory /: nothing of the parent is kept.
 //
 // The package does not know what the child does.
 package background
@@ -83,7 +83,6 @@ func Start(args []string, request any, log *os.File) (*Child, error) {
 	cmd := &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        args,
-		Dir:         "/",
 		ExtraFiles:  []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
@@ -236,11 +235,13 @@ func (p *Parent) Warn(line string) {
 	p.send(message{Warn: line}) // a dead parent needs no line
 }
 
-// Ready tells the parent that all is well and lets go of it. An error means
-// that it died meanwhile, and nobody knows of this process.
+// Ready moves to the directory /, tells the parent that all is well and lets
+// go of it. An error means that it died meanwhile, and nobody knows of this
+// process.
 func (p *Parent) Ready() error {
+	err := os.Chdir("/")
 	p.ready.Store(true)
-	err := p.send(message{Ready: true})
+	err = errors.Join(err, p.send(message{Ready: true}))
 	return errors.Join(err, p.c.Close())
 }
 

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgfs/imgfs"
+)
+
+func newUmount(a *app) *cobra.Command {
+	var (
+		opt imgfs.UnmountOptions
+		all bool
+	)
+	c := &cobra.Command{
+		Use:     "umount DIR...",
+		Aliases: []string{"unmount"},
+		Short:   "Unmount images",
+		Long: `Umount takes imgfs mounts off their directories and returns when the processes
+that served them have ended. umount(8) and fusermount3 -u do it as well.
+
+A mount in use is left as it is, and who uses it is told: -l takes it from its
+directory at once and lets it end with its last user; -f cuts it off, so that
+whoever reads in it goes on with an error.`,
+		Example: `  imgfs umount /mnt
+  imgfs umount -l /mnt
+  imgfs umount --all`,
+		Args: func(c *cobra.Command, args []string) error {
+			switch {
+			case all && len(args) > 0:
+				return errors.New("--all takes no directory")
+			case !all && len(args) == 0:
+				return errors.New("umount takes the directories to unmount, or --all")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx, stop := interruptible(c.Context())
+			defer stop()
+			opt.Warn = a.warn
+			if all {
+				return imgfs.UnmountAll(ctx, opt)
+			}
+			var first error
+			for _, dir := range args {
+				err := imgfs.Unmount(ctx, dir, opt)
+				switch {
+				case err == nil:
+				case first == nil:
+					first = err
+				default:
+					a.report(err)
+				}
+			}
+			return first
+		},
+		ValidArgsFunction: a.mountedDirs,
+	}
+	f := c.Flags()
+	f.BoolVarP(&all, "all", "a", false, "unmount all mounts of this user")
+	f.BoolVarP(&opt.Force, "force", "f", false, "cut off a mount that hangs or is in use")
+	f.BoolVarP(&opt.Lazy, "lazy", "l", false, "detach now, end when no longer in use")
+	return c
+}
+
+// mountedDirs completes directories that are mounts.
+func (a *app) mountedDirs(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	mounts, err := imgfs.Mounts(c.Context(), false)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	var dirs []string
+	for _, m := range mounts {
+		dirs = append(dirs, m.Dir+"\t"+m.Image)
+	}
+	return dirs, cobra.ShellCompDirectiveDefault
+}
