@@ -29,19 +29,13 @@ inside the image.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c.Context())
 			defer stop()
-			for _, arg := range args {
-				err := a.withImage(ctx, arg, &flags, func(img *imgfs.Image) error {
-					_, n, err := lookup(img, arg, true)
-					if err != nil {
-						return err
-					}
-					return cat(ctx, a.stdout, img.FS, n, arg)
-				})
+			return a.eachImage(ctx, args, &flags, func(img *imgfs.Image, arg string) error {
+				_, n, err := lookup(img, arg, true)
 				if err != nil {
 					return err
 				}
-			}
-			return nil
+				return cat(ctx, a.stdout, img.FS, n, arg)
+			})
 		},
 	}
 	flags.add(c)
@@ -63,7 +57,7 @@ func cat(ctx context.Context, w io.Writer, f *unionfs.FS, n *index.Node, arg str
 		k, err := f.ReadAt(n, buf, off)
 		if k > 0 {
 			if _, err := w.Write(buf[:k]); err != nil {
-				return err
+				return &outputError{err}
 			}
 			off += int64(k)
 		}

@@ -90,6 +90,33 @@ func (a *app) withImage(ctx context.Context, arg string, f *imageFlags, do func(
 	return errors.Join(err, img.Close())
 }
 
+// eachImage does what withImage does for each of args. As cat and ls do, it
+// goes on after one that cannot be read; the errors are joined.
+func (a *app) eachImage(ctx context.Context, args []string, f *imageFlags, do func(img *imgfs.Image, arg string) error) error {
+	var errs []error
+	for _, arg := range args {
+		err := a.withImage(ctx, arg, f, func(img *imgfs.Image) error { return do(img, arg) })
+		if err == nil {
+			continue
+		}
+		errs = append(errs, err)
+		var (
+			usage  *usageError
+			output *outputError
+		)
+		if errors.As(err, &usage) || errors.As(err, &output) || ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// An outputError says that nothing more can be printed.
+type outputError struct{ err error }
+
+func (e *outputError) Error() string { return e.err.Error() }
+func (e *outputError) Unwrap() error { return e.err }
+
 // refuseTerminal returns an error with its cure if stdin is a terminal.
 func (a *app) refuseTerminal(hint string) error {
 	if !term.IsTerminal(a.stdin) {

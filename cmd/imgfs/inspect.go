@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"text/template"
 	"time"
@@ -89,23 +88,12 @@ diffID, its sizes and how many oddities were met in it.`,
 			if err := printInspected(a.stdout, found, format, a.toTerminal()); err != nil {
 				return formatError(err)
 			}
-			return oneError(missing)
+			return errors.Join(missing...)
 		},
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "print as `FORMAT`: json (an object a line) or a Go template")
 	flags.add(c)
 	return c
-}
-
-// oneError returns errs as one error, on a line.
-func oneError(errs []error) error {
-	switch len(errs) {
-	case 0:
-		return nil
-	case 1:
-		return errs[0]
-	}
-	return fmt.Errorf("%w, and %d more", errs[0], len(errs)-1)
 }
 
 func inspect(ctx context.Context, st *imgfs.Store, arg string, opt imgfs.OpenOptions) (*inspected, error) {

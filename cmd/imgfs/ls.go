@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -49,21 +50,15 @@ that is not UTF-8 is told whole by path_base64.`,
 			}
 			out := bufio.NewWriterSize(a.stdout, 64<<10)
 			l.w, l.quote, l.now = out, a.toTerminal(), time.Now()
-			for _, arg := range args {
-				err := a.withImage(c.Context(), arg, &flags, func(img *imgfs.Image) error {
-					return l.list(img, arg, len(args) > 1)
-				})
-				if err != nil {
-					out.Flush()
-					return err
-				}
-			}
-			return out.Flush()
+			err := a.eachImage(c.Context(), args, &flags, func(img *imgfs.Image, arg string) error {
+				return l.list(img, arg, len(args) > 1)
+			})
+			return errors.Join(err, out.Flush())
 		},
 	}
 	c.Flags().BoolVarP(&l.long, "long", "l", false, "print more than names")
 	c.Flags().BoolVarP(&l.recursive, "recursive", "R", false, "list directories below, too")
-	c.Flags().BoolVarP(&l.all, "all", "a", false, "list names that begin with a dot, and . and ..")
+	c.Flags().BoolVarP(&l.all, "all", "a", false, "list names that begin with a dot, . and .. too")
 	c.Flags().BoolVarP(&l.almostAll, "almost-all", "A", false, "list names that begin with a dot")
 	c.Flags().BoolVarP(&l.directory, "directory", "d", false, "list a directory itself, not what is in it")
 	c.Flags().BoolVarP(&l.inode, "inode", "i", false, "print the inode number of a mount")

@@ -48,19 +48,13 @@ created_by, xattrs. In a template they are .Path .Type .Mode .Nlink .UID .GID
 		Args:              takes(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
-			for _, arg := range args {
-				err := a.withImage(c.Context(), arg, &flags, func(img *imgfs.Image) error {
-					i, err := newStatInfo(img, arg, follow)
-					if err != nil {
-						return err
-					}
-					return formatError(i.print(a.stdout, format, a.toTerminal()))
-				})
+			return a.eachImage(c.Context(), args, &flags, func(img *imgfs.Image, arg string) error {
+				i, err := newStatInfo(img, arg, follow)
 				if err != nil {
 					return err
 				}
-			}
-			return nil
+				return formatError(i.print(a.stdout, format, a.toTerminal()))
+			})
 		},
 	}
 	c.Flags().BoolVarP(&follow, "dereference", "L", false, "follow a symlink")

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 
@@ -37,11 +38,7 @@ func newTree(a *app) *cobra.Command {
 			err := a.withImage(c.Context(), args[0], &flags, func(img *imgfs.Image) error {
 				return p.root(img, args[0])
 			})
-			if err != nil {
-				out.Flush()
-				return err
-			}
-			return out.Flush()
+			return errors.Join(err, out.Flush())
 		},
 	}
 	c.Flags().IntVarP(&p.level, "level", "L", 0, "go down `N` directories (default: all)")
