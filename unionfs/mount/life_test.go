@@ -208,6 +208,44 @@ func TestCovered(t *testing.T) {
 	}
 }
 
+// A copy in another mount namespace lives on: Unmount does not wait for it.
+func TestCopiedMount(t *testing.T) {
+	if !isRoot() {
+		t.Skip("root's")
+	}
+	needFUSE(t)
+	s, err := Mount(t.TempDir(), newFS(t, small()), Options{Log: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `echo; read x; cat "$0/f"`, s.dir)
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 8)
+	if _, err := out.Read(b[:1]); err != nil {
+		t.Error(err)
+	}
+	if err := s.Unmount(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-s.served:
+		t.Error("serving has ended under a copy")
+	default:
+	}
+	in.Close()
+	if n, _ := out.Read(b); string(b[:n]) != "x" {
+		t.Errorf("the copy reads %q", b[:n])
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	waits(t, s)
+}
+
 func TestRefusals(t *testing.T) {
 	needFUSE(t)
 	f := newFS(t, small())

@@ -202,8 +202,12 @@ func (s *Server) Wait() { <-s.served }
 // closed are let go a moment later.
 const unmountTries = 4
 
-// Unmount unmounts and waits for the end of serving. errors.Is(err, EBUSY)
-// tells that the mount is in use, and stays.
+// lingers is how long Unmount waits for the end of serving, which does not come
+// while another mount namespace holds a copy of the mount.
+const lingers = time.Second
+
+// Unmount unmounts and gives serving a moment to end; Wait tells that it has.
+// errors.Is(err, EBUSY) tells that the mount is in use, and stays.
 func (s *Server) Unmount() error {
 	err := s.detach()
 	for try := 1; try < unmountTries && errors.Is(err, unix.EBUSY); try++ {
@@ -212,7 +216,10 @@ func (s *Server) Unmount() error {
 	}
 	switch e := (*Error)(nil); {
 	case err == nil:
-		s.Wait()
+		select {
+		case <-s.served:
+		case <-time.After(lingers):
+		}
 		return nil
 	case errors.Is(err, errGone):
 		return nil
