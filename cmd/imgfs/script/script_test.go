@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +100,7 @@ func (s scriptTB) Fatal(args ...any)                 { s.ts.Fatalf("%s", fmt.Spr
 // program builds imgfs once.
 func program(t *testing.T) string {
 	t.Helper()
+	touchSources(t)
 	built.Do(func() {
 		built.dir, built.err = os.MkdirTemp("", "imgfs-test-")
 		if built.err != nil {
@@ -114,6 +116,29 @@ func program(t *testing.T) string {
 		t.Fatal(built.err)
 	}
 	return filepath.Join(built.dir, "imgfs")
+}
+
+// touchSources looks at every source file, so that the test cache, which sees
+// what a test opens, knows when the program has changed.
+func touchSources(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir("../../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && strings.HasPrefix(d.Name(), ".git"):
+			return fs.SkipDir
+		case filepath.Ext(path) == ".go" || filepath.Base(path) == "go.mod":
+			_, err = os.Stat(path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // an editor's
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 var built struct {
