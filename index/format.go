@@ -90,7 +90,6 @@ const (
 
 // Types of a directory entry, as in getdents(2).
 const (
-	dtUnknown = 0
 	// DTWhiteout is the type of an entry that hides a name below its layer.
 	DTWhiteout = 14
 )

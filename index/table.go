@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -228,12 +229,25 @@ func (t *Table[ID]) Warm(stop <-chan struct{}) error {
 				return nil
 			default:
 			}
+			if off%warmStep == 0 {
+				t.willNeed(off, warmStep)
+			}
 			if err := t.check(off, 1); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// warmStep is how far ahead Warm asks the kernel to read, in bytes.
+const warmStep = 4 << 20
+
+// willNeed asks for n bytes at off, which begins a page, in one go: bbolt maps
+// its file for random access, so each page would fault by itself. It is advice,
+// its error means nothing.
+func (t *Table[ID]) willNeed(off int64, n int64) {
+	_ = syscall.Madvise(t.data[off:min(off+n, int64(len(t.data)))], syscall.MADV_WILLNEED)
 }
 
 // check makes sure that the n bytes at off of the file are those written.
@@ -251,6 +265,7 @@ func (t *Table[ID]) check(off int64, n int) error {
 func (t *Table[ID]) checkBlock(b int64) error {
 	lo := b * crcBlock
 	hi := min(lo+crcBlock, int64(len(t.data)))
+	t.willNeed(lo, crcBlock)
 	if crc32.Checksum(t.data[lo:hi], castagnoli) != t.crcs[b] {
 		return fmt.Errorf("%w: checksum of block %d", ErrCorrupt, b)
 	}

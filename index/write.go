@@ -42,7 +42,6 @@ type DirEntry[ID ~uint32] struct {
 // but before the node that points to them; nodes come in the order of their
 // numbers.
 type Writer[ID ~uint32] struct {
-	f       *os.File // the temporary file, for the trailer
 	path    string
 	db      *bolt.DB
 	pending []segment
