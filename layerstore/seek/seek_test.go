@@ -95,11 +95,15 @@ func gz(t testing.TB, data []byte, level int) []byte {
 
 // members gzips data in members of n bytes each.
 func members(t testing.TB, data []byte, n int) []byte {
-	var out []byte
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b) // one for all: making one takes longer than using it
 	for i := 0; i < len(data); i += n {
-		out = append(out, gz(t, data[i:min(i+n, len(data))], 6)...)
+		w.Reset(&b)
+		w.Write(data[i:min(i+n, len(data))])
+		w.Close()
 	}
-	return out
+	return b.Bytes()
 }
 
 // headed is gzip whose header has every field there is.
@@ -220,7 +224,7 @@ func TestBuildAndRead(t *testing.T) {
 		{"gzip of tiny members", members(t, small, 20), small, Gzip, false, false, 1},
 		{"gzip of empty members", cat(bytes.Repeat(gz(t, nil, 6), 5000), gz(t, small, 1), bytes.Repeat(gz(t, nil, 6), 5000)), small, Gzip, false, false, 1},
 		{"gzip with every header field", cat(headed(t, small), headed(t, big)), cat(small, big), Gzip, false, false, 3},
-		{"gzip, one endless block", oneBlock(cat(big, big, big, big)), cat(big, big, big, big), Gzip, false, false, 3},
+		{"gzip, one endless block", oneBlock(cat(big, big)), cat(big, big), Gzip, false, false, 2},
 		{"gzip then zeros", cat(gz(t, small, 6), make([]byte, 10_000)), small, Gzip, false, true, 1},
 		{"gzip then garbage", cat(gz(t, small, 6), []byte("garbage")), small, Gzip, false, true, 1},
 		{"gzip then half a magic", cat(gz(t, small, 6), []byte{0x1f, 0x8b}), small, Gzip, false, true, 1},
