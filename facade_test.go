@@ -407,3 +407,11 @@ func (b *tarBuilder) bytes() []byte {
 	}
 	return b.b.Bytes()
 }
+
+func readNode(t testing.TB, i *imgfs.Image, id index.NodeID) (n index.Node) {
+	t.Helper()
+	if err := i.FS.Tree.Node(id, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

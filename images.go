@@ -12,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/imgfs/imgfs/image"
-	"github.com/imgfs/imgfs/image/archive"
 	"github.com/imgfs/imgfs/layerstore"
 )
 
@@ -119,7 +118,7 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 // infoFile reads the documents of an image file; its layers are not read, so
 // their uncompressed sizes are not known.
 func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
-	src, err := archive.Open(path)
+	src, err := openOnDisk(path)
 	if err != nil {
 		return nil, err
 	}

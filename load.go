@@ -87,7 +87,7 @@ func openArchive(ctx context.Context, stage *layerstore.Stage, path string, stdi
 		}
 		return spool(ctx, stage, "stdin", stdin, opt)
 	}
-	src, err := archive.Open(path)
+	src, err := openOnDisk(path)
 	if !mustSpool(err) {
 		return src, err
 	}
@@ -99,7 +99,20 @@ func openArchive(ctx context.Context, stage *layerstore.Stage, path string, stdi
 	return spool(ctx, stage, path, f, opt)
 }
 
-// mustSpool reports whether archive.Open could not go on because its file is
+// openOnDisk opens an archive where it lies. A pipe is not touched: its writer
+// gets one reader.
+func openOnDisk(path string) (*archive.Source, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() && !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", path, archive.ErrStream)
+	}
+	return archive.Open(path)
+}
+
+// mustSpool reports whether openOnDisk could not go on because its file is
 // compressed as a whole, or a pipe.
 func mustSpool(err error) bool {
 	return errors.Is(err, archive.ErrCompressed) || errors.Is(err, archive.ErrStream)

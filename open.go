@@ -339,7 +339,7 @@ func (s *Store) rebuildTree(ctx context.Context, rec *layerstore.Image) error {
 
 // openFile opens an image in place.
 func (s *Store) openFile(ctx context.Context, path string, opt OpenOptions) (*Image, error) {
-	src, err := archive.Open(path)
+	src, err := openOnDisk(path)
 	if mustSpool(err) {
 		return s.loadAndOpen(ctx, path, nil, opt)
 	}
