@@ -279,8 +279,9 @@ func (w *Writer[ID]) Node(n *Node) error {
 	return nil
 }
 
-// Close finishes the file: meta, trailer, sync. Nodes, Version and Xattrs of
-// m are filled in. On an error the file is removed.
+// Close finishes the file: meta and trailer. Nodes, Version and Xattrs of m are
+// filled in. It is not synced: what a power loss leaves of it does not match
+// its checksums, and it is derived. On an error the file is removed.
 func (w *Writer[ID]) Close(m Meta) error {
 	err := w.finish(m)
 	if err != nil {
@@ -309,7 +310,7 @@ func (w *Writer[ID]) finish(m Meta) error {
 	if err := w.flush(meta); err != nil {
 		return err
 	}
-	heads, err := pageHeads(w.db)
+	heads, size, err := pageHeads(w.db)
 	if err != nil {
 		return err
 	}
@@ -321,20 +322,21 @@ func (w *Writer[ID]) finish(m Meta) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(writeTrailer(f, heads), f.Sync(), f.Close())
+	return errors.Join(f.Truncate(size), writeTrailer(f, heads), f.Close())
 }
 
 // pageHeads returns the numbers of the 64 KiB blocks in which bbolt keeps
-// something to find its way: metas, branches, leaves.
-func pageHeads(db *bolt.DB) ([]uint32, error) {
-	var heads []uint32
-	err := db.View(func(tx *bolt.Tx) error {
+// something to find its way (metas, branches, leaves), and how many bytes of
+// its file it uses: it grows files ahead of need.
+func pageHeads(db *bolt.DB) (heads []uint32, size int64, err error) {
+	err = db.View(func(tx *bolt.Tx) error {
 		for id := 0; ; {
 			p, err := tx.Page(id)
 			if err != nil {
 				return err
 			}
 			if p == nil {
+				size = int64(id) * tablePageSize
 				return nil
 			}
 			// A page's element array lies in its first page, or in as many
@@ -352,7 +354,7 @@ func pageHeads(db *bolt.DB) ([]uint32, error) {
 			id += 1 + p.OverflowCount
 		}
 	})
-	return heads, err
+	return heads, size, err
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

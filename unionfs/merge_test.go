@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/tartest"
@@ -25,6 +27,7 @@ func stack(t testing.TB, tars ...[]byte) (f *FS, odd int, err error) {
 	for i, b := range tars {
 		path := filepath.Join(dir, fmt.Sprint(i))
 		m, err := index.Scan(bytes.NewReader(b), path, index.Limits{})
+		scanOther(t, b, path, err)
 		if err != nil {
 			return nil, odd, &LayerError{i, err}
 		}
@@ -51,6 +54,30 @@ func stack(t testing.TB, tars ...[]byte) (f *FS, odd int, err error) {
 	}
 	t.Cleanup(func() { tree.Close() })
 	return NewFS(tree, sources, func(i int) (io.ReaderAt, error) { return bytes.NewReader(tars[i]), nil }), odd, nil
+}
+
+// scanOther scans tar once more from a reader that cannot seek and gives a
+// byte at a time, and compares: the same table, or the same error.
+func scanOther(t testing.TB, tar []byte, path string, want error) {
+	t.Helper()
+	if len(tar) > 1<<20 {
+		return
+	}
+	_, err := index.Scan(iotest.OneByteReader(bytes.NewReader(tar)), path+".other", index.Limits{})
+	if fmt.Sprint(err) != fmt.Sprint(want) && !errors.Is(err, index.ErrBadLayer) {
+		t.Errorf("without seek: %v, with seek: %v", err, want)
+	}
+	if err != nil || want != nil {
+		return
+	}
+	a, err1 := os.ReadFile(path)
+	b, err2 := os.ReadFile(path + ".other")
+	if err := errors.Join(err1, err2, os.Remove(path+".other")); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a, b) {
+		t.Error("a reader that seeks and one that does not give different tables")
+	}
 }
 
 // show prints a tree in the words of a test: names in listing order,
@@ -118,6 +145,17 @@ func show(t testing.TB, f *FS) string {
 				s += "|"
 			case index.ModeChar:
 				s += fmt.Sprintf("%%%d,%d", n.Rdev>>8, n.Rdev&0xff)
+			}
+			sep := "{"
+			if err := f.Tree.EachXattr(&n, func(k, v []byte) bool {
+				s += sep + string(k) + "=" + string(v)
+				sep = ","
+				return true
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if sep == "," {
+				s += "}"
 			}
 			out = append(out, s)
 			if n.IsDir() {
