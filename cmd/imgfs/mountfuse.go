@@ -117,11 +117,11 @@ func (a *app) helperOption(letter byte, value string, req *mountRequest) error {
 	for _, word := range splitOptions(value) {
 		key, v, _ := strings.Cut(word, "=")
 		switch {
-		case word == "" || isForMount8(key):
 		case key == "root":
 			a.root = v
 		case key == "mkdir" || key == "X-mount.mkdir":
 			req.Opt.MakeDir = true
+		case word == "" || isForMount8(key):
 		default:
 			if err := req.Opt.set(word, true); err != nil {
 				return err

@@ -4,6 +4,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -43,6 +45,17 @@ whoever reads in it goes on with an error.`,
 			opt.Warn = a.warn
 			if all {
 				return imgfs.UnmountAll(ctx, opt)
+			}
+			for i, dir := range args {
+				abs, err := filepath.Abs(dir)
+				if err != nil {
+					return err
+				}
+				args[i] = abs
+			}
+			// A command that stands in the mount would keep it busy itself.
+			if err := os.Chdir("/"); err != nil {
+				return err
 			}
 			var first error
 			for _, dir := range args {

@@ -251,6 +251,10 @@ func (e *Entry) Forget() {
 	if e.State == Dead {
 		os.Remove(infoPath(e.dir, e.ID)) // else the next command does
 		os.Remove(socketPath(e.dir, e.ID))
+		log := LogPath(e.dir, e.ID)
+		if info, err := os.Lstat(log); err == nil && info.Size() == 0 {
+			os.Remove(log)
+		}
 	}
 }
 

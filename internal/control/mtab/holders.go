@@ -33,7 +33,7 @@ func Holders(device string) []Holder {
 	var holders []Holder
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
+		if err != nil {
 			continue
 		}
 		if how := holds(pid, device); len(how) > 0 {
