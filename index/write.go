@@ -98,10 +98,11 @@ func (w *Writer[ID]) Abort() {
 	}
 }
 
-// put stores finished segments, a transaction for every 32 MiB.
+// put stores finished segments, a transaction for every 256 MiB: each writes
+// the last leaf of the one before, with its values, once more.
 func (w *Writer[ID]) put(s segment) error {
 	w.pending = append(w.pending, s)
-	if len(w.pending) < 8 {
+	if len(w.pending) < 64 {
 		return nil
 	}
 	return w.flush(nil)
