@@ -140,6 +140,10 @@ func prepare(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
 	owner, err := ownerOf(dir)
 	if err != nil {
 		return err
@@ -147,8 +151,9 @@ func prepare(dir string) error {
 	if owner != os.Geteuid() {
 		return &fs.PathError{Op: "listen", Path: dir, Err: fmt.Errorf("belongs to user %d", owner)}
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return err
+	// It is not made narrower: whoever opened it may have had a reason.
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return &fs.PathError{Op: "listen", Path: dir, Err: fmt.Errorf("is open to others: mode %04o, want 0700", mode)}
 	}
 	return syscall.Access(dir, 2|1) // W_OK|X_OK: it may be on a read-only file system
 }
