@@ -348,7 +348,7 @@ func (l *loader) instead(e *archive.Entry, err error) (*archive.Image, error) {
 func (l *loader) image(ctx context.Context, m *archive.Image) (rec layerstore.Image, err error) {
 	layers := make([]layerstore.Layer, len(m.Layers))
 	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(max(2, runtime.NumCPU()))
+	group.SetLimit(2 * runtime.NumCPU()) // many small layers wait for the disk
 	for i := range m.Layers {
 		group.Go(func() error {
 			var err error

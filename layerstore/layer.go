@@ -53,6 +53,7 @@ func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits 
 		os.RemoveAll(tmp)
 		return want, false, err
 	}
+	g.syncs.Go(func() error { return syncFile(files.blob) })
 	l = res.layer(want)
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/layerstore/seek"
@@ -37,9 +38,30 @@ type passResult struct {
 	meta           *index.Meta
 }
 
-// runPass reads src once to its end. wantDigest and wantDiffID may be "".
+// A blobWriter writes a blob and has the kernel begin to write back what is
+// there, so that the sync at the end has little left to do.
+type blobWriter struct {
+	f             *os.File
+	size, started int64
+}
+
+const writeback = 8 << 20 // bytes
+
+func (w *blobWriter) Write(p []byte) (int, error) {
+	n, err := w.f.Write(p)
+	w.size += int64(n)
+	if w.size-w.started >= writeback {
+		// A hint: whether it was taken does not matter.
+		unix.SyncFileRange(int(w.f.Fd()), w.started, w.size-w.started, unix.SYNC_FILE_RANGE_WRITE)
+		w.started = w.size
+	}
+	return n, err
+}
+
+// runPass reads src once to its end. The blob it writes, if any, is still to
+// be synced. wantDigest and wantDiffID may be "".
 func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wantDiffID digest.Digest, limits index.Limits) (res passResult, err error) {
-	in := bufio.NewReaderSize(&ctxReader{ctx, src}, 1<<20)
+	in := bufio.NewReaderSize(&ctxReader{ctx, src}, 256<<10)
 	head, err := in.Peek(512)
 	if err != nil && err != io.EOF {
 		return res, err
@@ -56,8 +78,8 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 		if blob, err = os.OpenFile(files.blob, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 			return res, err
 		}
-		defer blob.Close()
-		tee.copyTo(blob)
+		defer blob.Close() // an error shows in the sync
+		tee.copyTo(&blobWriter{f: blob})
 	}
 
 	fan := newFan()
@@ -99,11 +121,6 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 	}
 	if err != nil {
 		return res, err
-	}
-	if blob != nil {
-		if err := blob.Sync(); err != nil {
-			return res, err
-		}
 	}
 	res.size = counted.n
 	res.diffID = digest.NewDigest(algorithm(wantDiffID), differ)

@@ -4,6 +4,7 @@ package layerstore
 
 import (
 	"bytes"
+	_ "crypto/sha512" // digests may be sha512
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -132,6 +134,8 @@ type Stage struct {
 	dir  string
 	lock *os.File
 
+	syncs errgroup.Group // of blobs, beside the passes over further layers
+
 	mu    sync.Mutex // no I/O under it
 	move  []move     // guarded by mu
 	needs []string   // guarded by mu; blobs that were in the store already
@@ -155,7 +159,9 @@ func (s *Store) NewStage() (*Stage, error) {
 		os.RemoveAll(dir)
 		return nil, err
 	}
-	return &Stage{s: s, dir: dir, lock: lock}, nil
+	g := &Stage{s: s, dir: dir, lock: lock}
+	g.syncs.SetLimit(8)
+	return g, nil
 }
 
 // flock opens and locks a file or directory, without waiting.
@@ -266,6 +272,9 @@ func (g *Stage) Commit() error {
 // commit is Commit; made are the names that were not there before, also after
 // an error.
 func (g *Stage) commit() (made []string, err error) {
+	if err := g.syncs.Wait(); err != nil {
+		return nil, err
+	}
 	g.mu.Lock()
 	moves := g.move
 	g.mu.Unlock()
@@ -361,8 +370,10 @@ func (s *Store) takeBack(made []string, before int) {
 	})
 }
 
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
+func syncDir(dir string) error { return syncFile(dir) }
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
@@ -371,6 +382,7 @@ func syncDir(dir string) error {
 
 // Discard drops the stage and what was not committed.
 func (g *Stage) Discard() {
+	g.syncs.Wait()
 	os.RemoveAll(g.dir)
 	g.lock.Close()
 }
