@@ -63,14 +63,17 @@ func TestBomb(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	const size = 2 << 30
+	size := int64(2 << 30)
+	if raced {
+		size = 256 << 20
+	}
 	var stream bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&stream, gzip.BestSpeed)
 	zeros := make([]byte, 64<<20)
 	w.Write(zeros)
 	w.Close()
 	// Many members of the same zeros: the stream is made in no time.
-	blob := bytes.Repeat(stream.Bytes(), size/len(zeros))
+	blob := bytes.Repeat(stream.Bytes(), int(size)/len(zeros))
 	var index bytes.Buffer
 	zeros, stream = nil, bytes.Buffer{}
 	runtime.GC()
