@@ -32,6 +32,9 @@ const (
 	maxSteps      = 4096    // names on one way, symlinks followed
 	maxText       = 1 << 30 // bytes of names, targets, xattrs and sparse maps of a layer
 
+	// epollHack is a name in the root that go-fuse takes for itself.
+	epollHack = ".go-fuse-epoll-hack"
+
 	// MaxOddities is how many a table keeps; Meta.Odd counts all.
 	MaxOddities = 1000
 )
@@ -268,6 +271,9 @@ func (s *scanner) entry(h *tar.Header, data int64, extents []Extent) error {
 		return s.rootEntry(h, mode)
 	}
 	base := parts[len(parts)-1]
+	if len(parts) == 1 && base == epollHack {
+		s.report("G1", "go-fuse answers this name by itself")
+	}
 	parent, err := s.walk(parts[:len(parts)-1])
 	if errors.Is(err, errLoop) {
 		s.report("P10", "a symlink loop on the way")
