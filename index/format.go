@@ -221,8 +221,19 @@ func hashName(name string) uint32 {
 	return uint32(h >> 32)
 }
 
-func itoa(n int64) string   { return strconv.FormatInt(n, 10) }
-func quote(s string) string { return strconv.QuoteToGraphic(s) }
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// quote returns s as Go would write it, cut short where it is long: PAX names
+// may have a megabyte.
+func quote(s string) string {
+	if len(s) > maxQuoted {
+		return strconv.QuoteToGraphic(s[:maxQuoted]) + "…"
+	}
+	return strconv.QuoteToGraphic(s)
+}
+
+const maxQuoted = 300 // bytes
+
 func roundUp512(n int64) int64 {
 	if n > math.MaxInt64-511 {
 		return math.MaxInt64 &^ 511
