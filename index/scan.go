@@ -126,7 +126,8 @@ func (s *scanner) addNode(n Node, depth int) EntryID {
 
 func (s *scanner) report(rule, what string) {
 	if s.odd++; s.odd <= MaxOddities {
-		s.oddities = append(s.oddities, Oddity{s.off, s.name, rule, what})
+		name := strings.Clone(s.name[:min(len(s.name), maxPath)]) // not yet cleaned: may have a megabyte
+		s.oddities = append(s.oddities, Oddity{s.off, name, rule, what})
 	}
 }
 
