@@ -290,9 +290,8 @@ func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name stri
 	if err != nil {
 		return nil, err
 	}
-	tree, err := s.openTree(s.ls.TreePath(treeChain(rec)), len(rec.Layers), func(path string, _ int) error {
-		return s.rebuildTree(ctx, rec)
-	})
+	path := s.ls.TreePath(treeChain(rec))
+	tree, err := openTree(path, func() error { return s.rebuildTree(ctx, rec) })
 	if err != nil {
 		lease.Close()
 		return nil, err
@@ -308,16 +307,17 @@ func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name stri
 		i.mu.Unlock()
 		return c, nil
 	})
+	i.FS.Damaged = func() { os.Remove(path) }
 	return i, nil
 }
 
 // openTree opens a tree file, made anew if it is missing or damaged.
-func (s *Store) openTree(path string, layers int, rebuild func(path string, layers int) error) (*index.Tree, error) {
+func openTree(path string, rebuild func() error) (*index.Tree, error) {
 	t, err := index.Open[index.NodeID](path)
 	if !layerstore.IsDerivedBad(err) {
 		return t, err
 	}
-	if err := rebuild(path, layers); err != nil {
+	if err := rebuild(); err != nil {
 		return nil, err
 	}
 	return index.Open[index.NodeID](path)
@@ -428,7 +428,7 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 		}
 	}
 	path := s.ls.PlaceTreePath(keys)
-	tree, err := s.openTree(path, len(keys), func(path string, _ int) error {
+	tree, err := openTree(path, func() error {
 		stage, err := s.ls.NewStage()
 		if err != nil {
 			return err
@@ -456,6 +456,7 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 		return err
 	}
 	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) { return i.places[k], nil })
+	i.FS.Damaged = func() { os.Remove(path) }
 	return nil
 }
 

@@ -69,17 +69,17 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 	plain := seek.Detect(head) == seek.None && algorithm(wantDigest) == algorithm(wantDiffID)
 
 	tee := newFan()
-	digester := algorithm(wantDigest).Hash()
-	if !plain {
-		tee.hash(digester)
-	}
-	var blob *os.File
 	if files.blob != "" {
-		if blob, err = os.OpenFile(files.blob, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		blob, err := os.OpenFile(files.blob, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
 			return res, err
 		}
 		defer blob.Close() // an error shows in the sync
 		tee.copyTo(&blobWriter{f: blob})
+	}
+	digester := algorithm(wantDigest).Hash()
+	if !plain {
+		tee.hash(digester)
 	}
 
 	fan := newFan()

@@ -27,6 +27,10 @@ type FS struct {
 	Root    index.NodeID // the directory that is shown; of a part not index.RootID
 	Sources []Source     // per layer, base first
 
+	// Damaged, if not nil, is called by who finds the tree's table corrupt, so
+	// that its owner drops the file and the next opening makes it anew.
+	Damaged func()
+
 	open   func(layer int) (io.ReaderAt, error)
 	layers []layerReader
 }
@@ -253,6 +257,6 @@ func (f *FS) Sub(path string) (*FS, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
 	}
 	sub := NewFS(f.Tree, f.Sources, f.Layer)
-	sub.Root = id
+	sub.Root, sub.Damaged = id, f.Damaged
 	return sub, nil
 }

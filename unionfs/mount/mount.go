@@ -16,6 +16,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
 )
 
@@ -103,6 +104,10 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 		defer close(s.warmed)
 		if err := f.Tree.Warm(s.gone); err != nil {
 			opt.Log("%s: reading the index ahead: %v", path, err)
+			if errors.Is(err, index.ErrCorrupt) && f.Damaged != nil {
+				f.Damaged()
+				opt.Log("%s: the next mount makes the index anew", path)
+			}
 		}
 	}()
 	return s, nil
