@@ -68,6 +68,9 @@ nonempty, suid, dev (root only), ro, and the kernel's: noexec, noatime, ...`,
 			if err := req.Opt.parse(words, false); err != nil {
 				return err
 			}
+			if err := checkPlatform(platform); err != nil {
+				return err
+			}
 			req.Image, req.Dir = args[0], args[1]
 			req.Opt.Platform = platform
 			if foreground {

@@ -91,8 +91,10 @@ func (a *app) run(args []string) int {
 	switch {
 	case err != nil && !a.ran:
 		err = &usageError{err: err}
+	case errors.Is(err, context.Canceled):
+		err = errInterrupted
 	case exitCode(err) == exitNotFound && hint(err) == "":
-		err = a.inUsersStore(err, c.Flags().Args())
+		err = a.otherTags(a.inUsersStore(err, c.Flags().Args()), c.Flags().Args())
 	}
 	a.report(err)
 	return exitCode(err)
@@ -113,7 +115,9 @@ func newRoot(a *app) *cobra.Command {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	root.SetHelpCommand(newHelp(root))
+	root.Version = buildInfo().Version
+	root.SetVersionTemplate("imgfs {{.Version}}\n")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.root, "root", "", "keep the store in `DIR` (default $IMGFS_ROOT, else $XDG_DATA_HOME/imgfs; as root /var/lib/imgfs)")
 	for _, verb := range verbs {
@@ -121,6 +125,25 @@ func newRoot(a *app) *cobra.Command {
 	}
 	a.markRuns(root)
 	return root
+}
+
+// newHelp returns the verb that prints what --help does.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [VERB]",
+		Short:   "Show the help of a verb",
+		Long:    "Help shows what --help shows of a verb.",
+		Example: "  imgfs help mount",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return &usageError{err: noVerb(root, args)}
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
 }
 
 // markRuns has each command below c note that it was reached. What cobra
@@ -199,6 +222,45 @@ func (a *app) inUsersStore(err error, args []string) error {
 	}
 	return &hintError{err: err, hint: fmt.Sprintf("user %s has %s: run it without sudo, or with --root %s", u.Username, src, root)}
 }
+
+// otherTags adds to err, which says that something was not found, which other
+// tags the store has of the image that was asked for.
+func (a *app) otherTags(err error, args []string) error {
+	if hint(err) != "" || len(args) == 0 {
+		return err
+	}
+	src, _ := image.SplitPath(args[0], nil)
+	ref, refErr := image.ParseReference(src)
+	st, openErr := a.store()
+	if refErr != nil || openErr != nil {
+		return err
+	}
+	images, listErr := st.Images(context.Background())
+	if listErr != nil {
+		return err
+	}
+	var have []string
+	for _, img := range images {
+		switch {
+		case img.Repository != ref.FamiliarName():
+		case img.Tag == ref.Tag() || img.Digest == ref.Digest():
+			return err // it is something else that was not found
+		default:
+			have = append(have, img.Repository+":"+img.Tag)
+		}
+	}
+	if len(have) == 0 {
+		return err
+	}
+	const most = 5
+	if len(have) > most {
+		have = append(have[:most], "...")
+	}
+	return &hintError{err: err, hint: "the store has " + strings.Join(have, ", ")}
+}
+
+// errInterrupted stands for all that goes wrong because of a SIGINT or SIGTERM.
+var errInterrupted = errors.New("interrupted")
 
 // A usageError is a wrong command line.
 type usageError struct{ err error }
@@ -293,6 +355,8 @@ func hint(err error) string {
 		return mounted.Hint
 	case errors.As(err, &busy):
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
+	case errors.Is(err, index.ErrCorrupt):
+		return "remove the directory index of the store: it is made anew from the layers"
 	}
 	return ""
 }

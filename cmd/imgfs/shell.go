@@ -68,6 +68,9 @@ of the image, with its files alone; that is no protection against it.`,
 			if err := req.Opt.parse(words, false); err != nil {
 				return err
 			}
+			if err := checkPlatform(platform); err != nil {
+				return err
+			}
 			req.Opt.Platform = platform
 			req.Image, req.Cmd = args[0], args[1:]
 			return a.shell(c.Context(), &req)
