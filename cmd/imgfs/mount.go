@@ -366,6 +366,9 @@ const serverName = "imgfs-mount"
 
 // serveMount is the process in the background.
 func serveMount(a *app, _ []string) int {
+	// Executed as /proc/self/exe it would be "exe" to ps, top and pgrep. Nothing
+	// depends on the name.
+	_ = os.WriteFile("/proc/self/comm", []byte(serverName), 0)
 	var req mountRequest
 	parent, ctx, err := background.Attach(&req)
 	if err != nil {

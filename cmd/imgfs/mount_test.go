@@ -227,6 +227,9 @@ func TestMountAnswersAndLeavesNothing(t *testing.T) {
 	if cwd, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", m.PID)); cwd != "/" {
 		t.Errorf("the server stands in %s", cwd)
 	}
+	if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", m.PID)); string(comm) != "imgfs-mount\n" {
+		t.Errorf("ps calls the server %q", comm)
+	}
 	b.ok("unmount", dir+"/")
 	if alive(m.PID) {
 		t.Error("the server lives after umount")
