@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -25,7 +26,9 @@ const (
 	maxName       = 255
 	maxPath       = 4096
 	maxComponents = 1024
-	maxDepth      = 2048 // directories below each other, symlinks followed
+	maxDepth      = 2048    // directories below each other, symlinks followed
+	maxImplied    = 1 << 20 // implied directories, and four more an entry: each costs memory, its name may have one byte
+	maxOddName    = 1024
 	maxTarget     = 4095
 	maxXattr      = 64 << 10
 	maxHops       = 40
@@ -74,6 +77,8 @@ type scanner struct {
 	oddities []Oddity
 	odd      int
 	openLink int
+	entries  int64 // of the tar, so far
+	implied  int64 // directories without an entry when they were made
 	bytes    int64
 	text     int64 // bytes of names, targets, xattrs and sparse maps so far
 
@@ -126,7 +131,7 @@ func (s *scanner) addNode(n Node, depth int) EntryID {
 
 func (s *scanner) report(rule, what string) {
 	if s.odd++; s.odd <= MaxOddities {
-		name := strings.Clone(s.name[:min(len(s.name), maxPath)]) // not yet cleaned: may have a megabyte
+		name := strings.Clone(s.name[:min(len(s.name), maxOddName)]) // not yet cleaned: may have a megabyte
 		s.oddities = append(s.oddities, Oddity{s.off, name, rule, what})
 	}
 }
@@ -137,7 +142,7 @@ func (s *scanner) bad(format string, args ...any) error {
 
 func (s *scanner) scan() error {
 	tr := tar.NewReader(s.in.tarReader())
-	for count := int64(0); ; count++ {
+	for ; ; s.entries++ {
 		s.in.forget()
 		start := s.off
 		h, err := tr.Next()
@@ -150,7 +155,7 @@ func (s *scanner) scan() error {
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
 			return s.readError(err)
 		}
-		if count >= s.limits.Entries {
+		if s.entries >= s.limits.Entries {
 			return s.bad("more entries: %w of %d", ErrLimit, s.limits.Entries)
 		}
 		s.name = h.Name
@@ -430,6 +435,9 @@ func (s *scanner) walk(parts []string) (EntryID, error) {
 		if depth > maxDepth {
 			return 0, s.bad("directories %d deep: %w of %d", depth, ErrLimit, maxDepth)
 		}
+		if s.implied++; s.implied > maxImplied+4*s.entries {
+			return 0, s.bad("%d directories that are only implied: %w for %d entries", s.implied, ErrLimit, s.entries)
+		}
 		id = s.addNode(Node{Mode: ModeDir | 0o755, Flags: FlagImplied, Parent: uint32(at), Header: s.off}, depth)
 		s.links[l].node = id
 		at = id
@@ -510,7 +518,7 @@ func (s *scanner) hardLink(parent EntryID, name, target string) error {
 		s.report("H2", "a hard link to what this layer does not hold")
 		s.openLink++
 		n := Node{Header: s.off, addr: uint64(len(s.targets))}
-		s.targets = append(s.targets, path)
+		s.targets = append(s.targets, strings.Clone(path)) // not the PAX block around it
 		s.text += int64(len(path))
 		id = s.addNode(n, 0)
 	}
@@ -615,7 +623,7 @@ func (s *scanner) attributes(h *tar.Header, mode uint32) (Node, error) {
 		}
 		n.Mode = ModeSymlink | 0o777
 		n.addr, n.Size = uint64(len(s.targets)), int64(len(h.Linkname))
-		s.targets = append(s.targets, h.Linkname)
+		s.targets = append(s.targets, strings.Clone(h.Linkname)) // not the PAX block around it
 		s.text += int64(len(h.Linkname))
 	case ModeChar, ModeBlock:
 		if h.Devmajor < 0 || h.Devmajor >= 1<<12 || h.Devminor < 0 || h.Devminor >= 1<<20 {
@@ -633,7 +641,8 @@ const xattrPrefix = "SCHILY.xattr."
 // extra keeps xattrs and the map of a sparse file.
 func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
 	var list []Xattr
-	for k, v := range h.PAXRecords {
+	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		v := h.PAXRecords[k]
 		name, ok := strings.CutPrefix(k, xattrPrefix)
 		if !ok {
 			if strings.HasPrefix(k, "LIBARCHIVE.xattr.") {
@@ -651,14 +660,13 @@ func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
 		if len(v) > maxXattr {
 			return s.bad("xattr %s of %d bytes: %w of %d", quote(name), len(v), ErrLimit, maxXattr)
 		}
-		list = append(list, Xattr{name, []byte(v)})
+		list = append(list, Xattr{strings.Clone(name), []byte(v)})
 		s.text += int64(len(name) + len(v))
 	}
 	s.text += extentSize * int64(len(extents))
 	if list == nil && extents == nil {
 		return nil
 	}
-	slices.SortFunc(list, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
 	s.extras = append(s.extras, scanExtra{list, extents})
 	n.extra = uint64(len(s.extras))
 	return nil

@@ -87,7 +87,7 @@ func (s skipReader) Seek(off int64, whence int) (int64, error) {
 	if off > s.limit-s.pos {
 		return 0, s.tooLong(math.MaxInt64 - max(0, math.MaxInt64-off-s.pos))
 	}
-	n, err := s.seek.Seek(s.base+s.pos+off, io.SeekStart)
+	n, err := s.seek.Seek(off, io.SeekCurrent) // what a reader that only leaps ahead knows too
 	if err != nil {
 		return 0, err
 	}
