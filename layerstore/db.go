@@ -151,6 +151,11 @@ func (s *Store) openDB(readOnly bool, f func(db *bolt.DB) error) (err error) {
 			err = fmt.Errorf("%w: %s: %v", ErrDamaged, path, p)
 		}
 	}()
+	if !readOnly {
+		if err := s.createDB(path); err != nil {
+			return fmt.Errorf("store database: %w", err)
+		}
+	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: readOnly, Timeout: 10 * time.Second})
 	switch {
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
@@ -212,11 +217,39 @@ func (s *Store) addRefs(refs []Ref, images []Image, ready func() error) error {
 	})
 }
 
-// putRef stores one name. An image without a name has the key "@digest", as
+// createDB makes an empty database unless there is one. It gets its name when
+// it is whole: a power loss must not leave one that bbolt cannot read.
+//
+// Preconditions: the lock is held for writing.
+func (s *Store) createDB(path string) error {
+	if fi, err := os.Stat(path); err == nil && fi.Size() > 0 {
+		return nil
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(tmp, 0o600, &bolt.Options{Timeout: time.Second}) // written and synced by Open
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// putRef stores one name. An image without a name has the key NUL + digest, as
 // long as no name points to it.
 func putRef(b, images *bolt.Bucket, r Ref) error {
-	anonymous := "@" + string(r.Target)
+	anonymous := "\x00" + string(r.Target)
 	key := r.Name
+	if strings.HasPrefix(key, "\x00") {
+		return fmt.Errorf("%q: a name cannot begin with NUL", key)
+	}
 	if key == "" {
 		named := false
 		if err := eachJSON(b, func(o Ref) { named = named || o.Name != "" && o.Target == r.Target && covers(o, r) }); err != nil || named {
