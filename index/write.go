@@ -26,8 +26,8 @@ type Meta struct {
 	Size     int64    `json:"size"`               // bytes of regular files' content
 	TarSize  int64    `json:"tar_size,omitempty"` // layer: bytes, uncompressed
 	Links    int      `json:"links,omitempty"`    // layer: hard links whose target lies below
-	Oddities []Oddity `json:"oddities,omitempty"` // layer: the first MaxOddities
-	Odd      int      `json:"odd,omitempty"`      // layer: how many there were
+	Oddities []Oddity `json:"oddities,omitempty"` // the first MaxOddities; of a tree: what stacking met
+	Odd      int      `json:"odd,omitempty"`      // how many there were
 	Layers   []string `json:"layers,omitempty"`   // tree: the keys of its layers, base first
 }
 

@@ -27,6 +27,10 @@ func (e *LayerError) Unwrap() error { return e.Err }
 // maxLayers is what a node's layer number can say. Engines stop at 127.
 const maxLayers = 1 << 15
 
+// maxTotal bounds the entries of all layers of a stack, since one small layer
+// may stand in it thousands of times.
+const maxTotal = 64 << 20
+
 // Merge stacks layers, base first, and writes the tree to w; keys name the
 // layers in the tree's meta. Each layer was applied alone to an empty
 // directory (index.Scan); here directories merge, everything else replaces,
@@ -41,6 +45,12 @@ func Merge(w *index.Writer[index.NodeID], layers []*index.Layer, keys []string) 
 	}
 	if len(layers) == 0 {
 		return writeEmpty(w)
+	}
+	total := uint64(0)
+	for _, t := range layers {
+		if total += uint64(t.Count()); total > maxTotal {
+			return fmt.Errorf("layers of over %d files and directories in all: %w of %d", total, index.ErrLimit, uint64(maxTotal))
+		}
 	}
 	m := &merger{layers: layers, links: make([]map[index.EntryID]nodeRef, len(layers))}
 	for k := range layers {
@@ -95,13 +105,17 @@ type merger struct {
 	base []uint64   // per layer: numbers given to the layers below
 	rank [][]uint32 // per layer and 64 entries: used ones before
 
+	oddities []index.Oddity // the first index.MaxOddities
+	odd      int
+
 	nameIndex map[string]int // scratch of mergeDir
 }
 
 type mergedDir struct {
 	ref    nodeRef // gives the attributes
-	parent int     // index in dirs
-	lo, hi int     // entries
+	name   string
+	parent int // index in dirs
+	lo, hi int // entries
 	subs   uint32
 }
 
@@ -273,6 +287,7 @@ type combiner struct {
 	opaque   bool // children below are hidden; attributes and existence still count
 	explicit bool // ref gives the attributes
 	exists   bool
+	overLink bool // a directory that is only implied, where a symlink lies below
 }
 
 // add takes entry id of type dt in layer k. A mark has id 0.
@@ -283,8 +298,9 @@ func (c *combiner) add(m *merger, k int, id index.EntryID, dt uint8) error {
 	}
 	if dt != dtDir {
 		c.done, c.exists = true, true
-		if c.dirs != nil {
-			return nil // a directory stands above
+		if c.dirs != nil { // a directory stands above
+			c.overLink = dt == dtLink && !c.explicit
+			return nil
 		}
 		c.ref, c.dt = nodeRef{uint32(k), id}, dt
 		if dt != 0 {
@@ -317,7 +333,10 @@ func (c *combiner) add(m *merger, k int, id index.EntryID, dt uint8) error {
 	return nil
 }
 
-const dtDir = 4
+const (
+	dtDir  = 4
+	dtLink = 10
+)
 
 // result returns what shows, if anything does.
 func (c *combiner) result() (merged, bool) { return c.merged, c.exists }
@@ -352,9 +371,12 @@ func (m *merger) mergeAll() error {
 // m.dirs, and returns these's contributors.
 func (m *merger) mergeDir(i int, from []contributor) (subs [][]contributor, err error) {
 	m.dirs[i].lo = len(m.entries)
-	emit := func(name []byte, e merged) {
+	emit := func(name []byte, e merged, overLink bool) {
 		if e.dirs != nil {
-			m.dirs = append(m.dirs, mergedDir{ref: e.ref, parent: i})
+			m.dirs = append(m.dirs, mergedDir{ref: e.ref, parent: i, name: string(name)})
+			if overLink {
+				m.report(len(m.dirs) - 1)
+			}
 			m.dirs[i].subs++
 			subs = append(subs, e.dirs)
 		}
@@ -371,22 +393,35 @@ func (m *merger) mergeDir(i int, from []contributor) (subs [][]contributor, err 
 	return subs, err
 }
 
+// report notes that directory i replaces a symlink which its layer did not
+// mention (rows L2, L4, L6): other engines write through the symlink.
+func (m *merger) report(i int) {
+	if m.odd++; m.odd > index.MaxOddities {
+		return
+	}
+	path := m.dirs[i].name
+	for d := m.dirs[i].parent; d != 0; d = m.dirs[d].parent {
+		path = m.dirs[d].name + "/" + path
+	}
+	m.oddities = append(m.oddities, index.Oddity{Name: path, Rule: "L2", What: "a symlink of a lower layer becomes a directory"})
+}
+
 // one lists a directory that a single layer brings.
-func (m *merger) one(d contributor, emit func([]byte, merged)) error {
+func (m *merger) one(d contributor, emit func(name []byte, e merged, overLink bool)) error {
 	return m.each(d, func(e index.Dirent[index.EntryID]) error {
 		var c combiner
 		if err := c.add(m, d.layer, e.ID, e.Type); err != nil {
 			return err
 		}
 		if r, ok := c.result(); ok {
-			emit(e.Name, r)
+			emit(e.Name, r, c.overLink)
 		}
 		return nil
 	})
 }
 
 // many lists a directory of several contributors, top first.
-func (m *merger) many(from []contributor, emit func([]byte, merged)) error {
+func (m *merger) many(from []contributor, emit func(name []byte, e merged, overLink bool)) error {
 	if m.nameIndex == nil {
 		m.nameIndex = make(map[string]int)
 	}
@@ -413,7 +448,7 @@ func (m *merger) many(from []contributor, emit func([]byte, merged)) error {
 	}
 	for at := range all {
 		if r, ok := all[at].result(); ok {
-			emit(names[at], r)
+			emit(names[at], r, all[at].overLink)
 		}
 	}
 	return nil
@@ -520,7 +555,7 @@ func (m *merger) write(w *index.Writer[index.NodeID], keys []string) error {
 			}
 		}
 	}
-	return w.Close(index.Meta{Kind: "tree", Size: size, Layers: keys})
+	return w.Close(index.Meta{Kind: "tree", Size: size, Layers: keys, Oddities: m.oddities, Odd: m.odd})
 }
 
 type dirRecord struct {
