@@ -85,12 +85,42 @@ func Unmount(ctx context.Context, dir string, opt UnmountOptions) error {
 	if err != nil {
 		return err
 	}
+	var on []*control.Entry
 	for _, r := range found {
 		if r.at != nil && r.at.Device == place.Mount.Device && (r.State != control.Dead || r.Dir == place.Path) {
-			return unmount(ctx, place, r.Entry, opt)
+			on = append(on, r.Entry)
 		}
 	}
-	return unmount(ctx, place, nil, opt)
+	return unmountAll(ctx, place, on, opt)
+}
+
+// unmountAll takes off the mount at place, which the register says that each
+// of on serves. One of them may: the number of a mount whose server was killed
+// is given to the next one, perhaps on the same directory.
+func unmountAll(ctx context.Context, place *mtab.Place, on []*control.Entry, opt UnmountOptions) error {
+	var living *control.Entry
+	for _, e := range on {
+		if living == nil || living.State == control.Dead {
+			living = e
+		}
+	}
+	if err := unmount(ctx, place, living, opt); err != nil {
+		return err
+	}
+	for _, e := range on {
+		if e.State == control.Dead {
+			forget(e)
+		}
+	}
+	return nil
+}
+
+// forget does what the server of e would have done at its end.
+func forget(e *control.Entry) {
+	e.Forget()
+	if e.Owner == os.Geteuid() {
+		removeMade(e.Made)
+	}
 }
 
 // UnmountAll takes off all mounts of this user in this mount namespace, also
@@ -106,33 +136,43 @@ func UnmountAll(ctx context.Context, opt UnmountOptions) error {
 	}
 	var errs []error
 	for i := len(kernel) - 1; i >= 0; i-- { // the inner before the outer
+		var on []*control.Entry
 		for _, r := range found {
-			if r.at == nil || r.at.ID != kernel[i].ID || r.Owner != os.Geteuid() {
-				continue
+			if r.at != nil && r.at.ID == kernel[i].ID && r.Owner == os.Geteuid() {
+				on = append(on, r.Entry)
 			}
-			place := &mtab.Place{Path: r.at.Dir, Mount: r.at}
-			if err := unmount(ctx, place, r.Entry, opt); err != nil && !errors.Is(err, syscall.EINVAL) {
-				errs = append(errs, err) // EINVAL: somebody else has unmounted it
-			}
-			break
+		}
+		if len(on) == 0 {
+			continue
+		}
+		place := &mtab.Place{Path: kernel[i].Dir, Mount: &kernel[i]}
+		if err := unmountAll(ctx, place, on, opt); err != nil && !errors.Is(err, syscall.EINVAL) {
+			errs = append(errs, err) // EINVAL: somebody else has unmounted it
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// unmount takes off the mount at place, which e serves; e is nil if nobody is
-// known to.
+// unmount takes off the mount at place, which e serves or served; e is nil if
+// nobody is known to. It marks e dead if that is found out.
 func unmount(ctx context.Context, place *mtab.Place, e *control.Entry, opt UnmountOptions) error {
 	var end *control.Vigil
 	if e != nil && e.State != control.Dead {
 		v, err := e.Watch(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
 			end = v
 			defer end.Close()
+		case errors.Is(err, syscall.ECONNREFUSED):
+			e.State = control.Dead // killed since
 		} // else it has ended since
 	}
 	if opt.Force {
-		return force(ctx, place, end, opt)
+		killed, err := force(ctx, place, end, opt)
+		if killed {
+			e.State = control.Dead
+		}
+		return err
 	}
 	err := mtab.Detach(place.Path, opt.Lazy)
 	if errors.Is(err, syscall.EPERM) && e != nil && e.State == control.Answers {
@@ -143,12 +183,6 @@ func unmount(ctx context.Context, place *mtab.Place, e *control.Entry, opt Unmou
 		return newBusyError(place.Path, place.Mount.Device)
 	case err != nil:
 		return err
-	}
-	if e != nil && e.State == control.Dead {
-		e.Forget()
-		if e.Owner == os.Geteuid() {
-			removeMade(e.Made)
-		}
 	}
 	if end == nil || opt.Lazy {
 		return nil
@@ -162,21 +196,23 @@ func unmount(ctx context.Context, place *mtab.Place, e *control.Entry, opt Unmou
 }
 
 // force cuts the mount at place off its server, so that whoever waits for it
-// goes on with an error, and takes it away.
-func force(ctx context.Context, place *mtab.Place, end *control.Vigil, opt UnmountOptions) error {
+// goes on with an error, and takes it away. It tells whether it has killed the
+// server.
+func force(ctx context.Context, place *mtab.Place, end *control.Vigil, opt UnmountOptions) (killed bool, err error) {
 	// A read-only mount has nothing to flush.
 	cut := mtab.Abort(place.Mount.Device)
 	if cut != nil && end != nil {
 		cut = end.Kill()
+		killed = cut == nil
 	}
 	if err := mtab.Detach(place.Path, true); err != nil {
 		if cut != nil && !errors.Is(cut, fs.ErrPermission) {
 			err = fmt.Errorf("%w (and its server could not be cut off: %w)", err, cut)
 		}
-		return err
+		return killed, err
 	}
 	if end == nil {
-		return nil
+		return false, nil
 	}
 	ended := func() bool {
 		waiting, cancel := context.WithTimeout(ctx, abortTime)
@@ -184,13 +220,13 @@ func force(ctx context.Context, place *mtab.Place, end *control.Vigil, opt Unmou
 		return end.Wait(waiting) == nil
 	}
 	if ended() {
-		return nil
+		return killed, nil
 	}
 	// Cut off, a server ends by itself, unless it is stopped or hangs.
 	if err := end.Kill(); err != nil && opt.Warn != nil {
 		opt.Warn(fmt.Sprintf("%s: detached; its server does not end: %v", place.Path, err))
-		return ctx.Err()
+		return killed, ctx.Err()
 	}
 	ended()
-	return ctx.Err()
+	return true, ctx.Err()
 }

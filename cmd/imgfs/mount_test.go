@@ -376,6 +376,27 @@ func TestKilledServer(t *testing.T) {
 	if _, err := os.Stat(dir + "/made"); !os.IsNotExist(err) {
 		t.Errorf("made for a mount whose server died, and left: %v", err)
 	}
+	// Not waited for: the threads of the server end one after another, and the
+	// register must not take its last moments for an orderly end.
+	for range 5 {
+		b.ok("mount", "--mkdir", "img", dir+"/made")
+		syscall.Kill(b.mounts()[0].PID, syscall.SIGKILL)
+		b.ok("umount", "-a")
+		if _, err := os.Stat(dir + "/made"); !os.IsNotExist(err) {
+			t.Fatalf("made for a mount whose server was just killed, and left: %v", err)
+		}
+	}
+	// A mount over a dead one has its number, and both are in the register.
+	b.ok("mount", "--mkdir", "img", dir+"/made")
+	pid = b.mounts()[0].PID
+	syscall.Kill(pid, syscall.SIGKILL)
+	b.eventually("the server is gone", func() bool { return !alive(pid) })
+	b.ok("mount", "img", dir+"/made")
+	pid = b.mounts()[0].PID
+	b.ok("umount", "-a")
+	if _, err := os.Stat(dir + "/made"); !os.IsNotExist(err) || alive(pid) {
+		t.Errorf("after umount of the second mount: %v, its server lives: %v", err, alive(pid))
+	}
 }
 
 // holder starts a process that stands in dir.
@@ -441,6 +462,9 @@ func TestUmountForce(t *testing.T) {
 	}
 	b.ok("umount", "-f", dir)
 	hung.Wait() // it comes back
+	if left, _ := filepath.Glob(filepath.Dir(b.mounts()[0].Log) + "/*.sock"); len(left) != 1 {
+		t.Errorf("in the register: %v", left)
+	}
 	b.eventually("the server is gone", func() bool { return !alive(pid) })
 	b.reads(other)
 	if got := b.mounts(); len(got) != 1 || got[0].Dir != other {

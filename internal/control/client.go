@@ -145,15 +145,20 @@ func look(ctx context.Context, dir, id string, owner int, f files) *Entry {
 		return e
 	}
 	c, err := e.ask(ctx, request{Verb: verbInfo}, &e.Info)
+	for hungUp(err) && ctx.Err() == nil {
+		// It ended as we came. In order, then its socket is gone; or it was
+		// killed, and the last of its threads is about to close the socket.
+		time.Sleep(time.Millisecond)
+		c, err = e.ask(ctx, request{Verb: verbInfo}, &e.Info)
+	}
 	if c != nil {
 		c.Close()
 	}
 	switch {
 	case err == nil:
 		return e
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET),
-		errors.Is(err, syscall.EPIPE):
-		return nil // it ended as we came
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // it ended in order
 	case errors.Is(err, syscall.ECONNREFUSED):
 		os.Remove(socketPath(dir, id)) // else the next listing does
 		e.State = Dead
@@ -165,6 +170,13 @@ func look(ctx context.Context, dir, id string, owner int, f files) *Entry {
 	e.State = Silent
 	e.readInfo() // without it there is a process and no more to say
 	return e
+}
+
+// hungUp reports whether err says that the server closed the connection
+// without an answer.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // readInfo fills e.Info from the file that the server left.
