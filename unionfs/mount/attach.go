@@ -204,6 +204,9 @@ func checkUser(dir string, s *settings) error {
 		return refused(NotOurs, "mount on a directory of your own", fmt.Errorf("it is sticky and of user %d", st.Uid))
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
+		if int(st.Uid) == os.Getuid() {
+			return refused(NotWritable, "chmod u+rwx it", fmt.Errorf("it has mode %04o: %w", st.Mode&0o7777, err))
+		}
 		return refused(NotOurs, "mount on a directory that you can write to", err)
 	}
 	return nil

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Reason tells which of the things that a mount needs is missing.
@@ -28,6 +30,7 @@ const (
 	NotDirectory Reason = "mount point is not a directory"
 	NotEmpty     Reason = "mount point is not empty"
 	NotOurs      Reason = "mount point belongs to somebody else"
+	NotWritable  Reason = "mount point may not be written to"
 	DeadMount    Reason = "mount point is a mount whose server is gone"
 	MountDenied  Reason = "the kernel denies mount(2)"
 	MountFailed  Reason = "mount(2)"
@@ -104,10 +107,13 @@ func (m machine) device(err error, mode fs.FileMode) *Error {
 	switch {
 	case m.wsl1():
 		return refused(WSL1, "move this distribution to WSL 2: wsl --set-version NAME 2; verbs that do not mount work as they are", err)
-	case errors.Is(err, fs.ErrPermission) && m.container:
+	case errors.Is(err, unix.EPERM) && m.container: // its list of devices; a mode gives EACCES
 		return refused(DeviceDenied, hintContainer, err)
 	case errors.Is(err, fs.ErrPermission):
 		err = fmt.Errorf("it has mode %04o: %w", mode.Perm(), err)
+		if m.container {
+			return refused(DeviceDenied, "as root of this container: chmod 666 /dev/fuse, "+hintRoot, err)
+		}
 		return refused(DeviceDenied, "as root: chmod 666 /dev/fuse (udev does so where fuse3 is installed), "+hintRoot, err)
 	case m.container:
 		return refused(NoDevice, hintContainer, err)

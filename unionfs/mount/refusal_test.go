@@ -29,6 +29,7 @@ func TestDeviceReasons(t *testing.T) {
 		{"no module behind it", machine{version: linux, container: false}, noModule, NoDevice, "modprobe fuse"},
 		{"no device in a container", machine{version: linux, container: true}, gone, NoDevice, "--device /dev/fuse"},
 		{"a mode that denies", machine{version: linux, container: false}, denied, DeviceDenied, "chmod 666 /dev/fuse"},
+		{"a mode that denies in a container", machine{version: linux, container: true}, denied, DeviceDenied, "root of this container: chmod 666 /dev/fuse"},
 		{"a container's device list", machine{version: linux, container: true}, cgroup, DeviceDenied, "--device /dev/fuse"},
 		{"WSL 1", machine{version: "Linux version 4.4.0-19041-Microsoft (Microsoft@Microsoft.com)", container: false}, gone, WSL1, "WSL 2"},
 		{"WSL 2", machine{version: "Linux version 5.15.90.1-microsoft-standard-WSL2 (oe-user@oe-host)", container: false}, gone, NoDevice, "modprobe fuse"},
