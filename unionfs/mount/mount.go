@@ -27,6 +27,9 @@ type Server struct {
 	mountID uint64 // as in mountinfo; 0 = the kernel does not tell
 	dev     uint64 // st_dev
 
+	tree *tree
+	fuse *fuse.Server
+
 	gone   chan struct{} // closed when the kernel asks no more; ends the warm-up
 	warmed chan struct{} // closed at the end of the warm-up
 	served chan struct{} // closed when both are over
@@ -82,6 +85,7 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	fd, err := release(conn)
 	if err == nil {
 		raw := newTree(f, opt)
+		s.tree = raw
 		err = s.serve(opt.wrapped(raw), fd, &fuse.MountOptions{
 			MaxWrite:  set.maxRead,                  // limits reads too
 			EnableAcl: set.allowOther && raw.xattrs, // where modes are enforced, ACLs are
@@ -136,6 +140,7 @@ func (s *Server) serve(raw fuse.RawFileSystem, fd int, o *fuse.MountOptions) err
 	if err != nil {
 		return err
 	}
+	s.fuse = server
 	go func() {
 		server.Serve()
 		close(s.gone)

@@ -25,6 +25,7 @@ type Options struct {
 	NoSpecials bool    // nor devices, FIFOs and sockets
 	NoXattrs   bool    // nor the image's extended attributes
 	Provenance bool    // XattrLayer, XattrDiffID, XattrCreatedBy
+	Unverified bool    // layers may change their answer: Server.DropLayer is to come
 
 	// Extra holds further -o options, each as mount(8) spells it: noexec,
 	// noatime, max_read=65536, context=….

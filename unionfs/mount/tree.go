@@ -34,6 +34,7 @@ type tree struct {
 	noSpecials bool
 	xattrs     bool         // the image's are shown, and there are some
 	sources    []provenance // per layer; nil = none are shown
+	read       readNodes    // nil unless layers are still to be verified
 
 	// What the kernel understands, known after INIT.
 	keepsOpen    bool // ENOSYS to OPEN means never ask again
@@ -51,6 +52,9 @@ func newTree(f *unionfs.FS, opt *Options) *tree {
 	}
 	if opt.Provenance {
 		v.sources = provenances(f.Sources)
+	}
+	if opt.Unverified {
+		v.read = newReadNodes(f.Tree.Count())
 	}
 	return v
 }
@@ -292,6 +296,7 @@ func (v *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse
 	if n.IsDir() {
 		return nil, fuse.EISDIR
 	}
+	v.read.add(id) // before its layer is asked: see DropLayer
 	got, err := v.fs.ReadAt(&n, buf, int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, v.errno("read", in.NodeId, err)
