@@ -67,6 +67,7 @@ type Mount struct {
 	logf   func(format string, args ...any)
 
 	verified   atomic.Bool
+	damaged    atomic.Bool        // a layer was found not to be what its digests say
 	stopVerify context.CancelFunc // returns when the verifying pass has ended
 }
 
@@ -133,6 +134,7 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 		NoSymlinks: opt.NoSymlinks,
 		NoSpecials: opt.NoSpecials,
 		NoXattrs:   opt.NoXattrs,
+		Unverified: !m.verified.Load(),
 		Extra:      opt.Extra,
 		Nonempty:   true, // looked at already, and a mount below hides the answer
 		Log:        opt.Logf,
@@ -180,7 +182,8 @@ func (m *Mount) shown(opt *MountOptions) (*unionfs.FS, string, error) {
 }
 
 // verifyBehind checks the layers of an image opened in place while it is
-// being read. What does not hold answers reads with an error.
+// being read. What does not hold answers reads with an error, and what the
+// kernel was given before a layer was settled is taken back.
 func (m *Mount) verifyBehind() {
 	if m.verified.Load() {
 		return
@@ -191,7 +194,11 @@ func (m *Mount) verifyBehind() {
 	go func() {
 		defer close(done)
 		defer cancel()
-		switch err := m.img.Verify(ctx); {
+		err := m.img.verify(ctx, func(layer int) {
+			m.server.DropLayer(layer)
+			m.damaged.Store(m.img.Damaged())
+		})
+		switch {
 		case err == nil:
 			m.verified.Store(true)
 		case ctx.Err() == nil:
@@ -206,6 +213,10 @@ func (m *Mount) Info() control.Info {
 	info.Verified = m.verified.Load()
 	return info
 }
+
+// Damaged reports whether a layer was found not to be what its digests say, so
+// that its files cannot be read. It stays so; the mount is never Verified.
+func (m *Mount) Damaged() bool { return m.damaged.Load() }
 
 // Unmount takes the mount off its directory; Wait then returns. A lazy one
 // goes from the directory at once and ends when its last user has left.

@@ -55,12 +55,6 @@ func (s *Store) OpenImage(ctx context.Context, arg string, stdin io.Reader, opt 
 		return nil, about(src, err)
 	}
 	i.Path = path
-	if opt.Verify {
-		if err := i.Verify(ctx); err != nil {
-			i.Close()
-			return nil, fmt.Errorf("%s: %w", src, err)
-		}
-	}
 	return i, nil
 }
 
@@ -363,15 +357,23 @@ func (s *Store) openPlaces(ctx context.Context, path string, src *archive.Source
 		Platform: image.FormatPlatform(m.Parsed.Platform()), source: src,
 		places: make([]*layerstore.Place, len(m.Layers)),
 	}
+	// Layers that are to be verified are so before their tree is made.
+	errs := make([]error, len(m.Layers))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(max(2, runtime.NumCPU()))
 	for k := range m.Layers {
 		group.Go(func() (err error) {
 			i.places[k], err = s.openPlace(gctx, k, &m.Layers[k], opt)
+			if opt.Verify && ctx.Err() == nil {
+				err, errs[k] = nil, err // the others are still to be verified
+			}
 			return err
 		})
 	}
 	err = group.Wait()
+	if err == nil {
+		err = errors.Join(errs...)
+	}
 	if err == nil {
 		err = i.openPlaceTree(ctx, s, m.Parsed)
 	}
@@ -407,7 +409,16 @@ func (s *Store) openPlace(ctx context.Context, k int, a *archive.Layer, opt Open
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.ls.OpenPlace(ctx, want, path, a.Offset, a.Blob.Size(), s.cache, index.Limits{})
+	at := layerstore.Range{Path: path, Off: a.Offset, Size: a.Blob.Size()}
+	// The layer is of the file that the documents came from, if that is one.
+	if outer, _, _ := a.Blob.Outer(); outer != nil {
+		if f, ok := outer.(interface{ Stat() (fs.FileInfo, error) }); ok {
+			if at.File, err = f.Stat(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	p, err := s.ls.OpenPlace(ctx, want, at, opt.Verify, s.cache, index.Limits{})
 	if err != nil {
 		return nil, layerError(k, err)
 	}
@@ -471,15 +482,44 @@ func (i *Image) Unverified() bool {
 	return false
 }
 
-// Verify reads the layers of an image opened in place that were not verified
-// before, and returns at the end. The error names the layer.
-func (i *Image) Verify(ctx context.Context) error {
-	for k, p := range i.places {
-		if err := p.Verify(ctx); err != nil {
-			return layerError(k, err)
+// Damaged reports whether a layer of an image opened in place was found not to
+// be what its digests say.
+func (i *Image) Damaged() bool {
+	for _, p := range i.places {
+		if p.Failed() != nil {
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// Verify reads the layers of an image opened in place that were not verified
+// before, and returns at the end. The errors of all that fail are joined; each
+// names its layer.
+func (i *Image) Verify(ctx context.Context) error {
+	return i.verify(ctx, func(int) {})
+}
+
+// verify is Verify. settled is called for each layer that was unverified and
+// has changed: it is read with checks from now on, or not at all.
+func (i *Image) verify(ctx context.Context, settled func(layer int)) error {
+	var errs []error
+	for k, p := range i.places {
+		if p.Verified() {
+			continue
+		}
+		err := p.Verify(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			errs = append(errs, layerError(k, err))
+		}
+		if p.Verified() || p.Failed() != nil {
+			settled(k)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Close releases the image. Nothing may read it any more.

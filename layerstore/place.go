@@ -3,14 +3,17 @@
 package layerstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -19,43 +22,88 @@ import (
 )
 
 // A Place is a layer that is read where it lies: a range of a file that is
-// not the store's. The file is known by device, inode, size, mtime and ctime;
-// what is derived is kept under that identity and never under a diffID, which
-// is only the image's word until the layer is verified.
+// not the store's. The file is known by device, inode, size, mtime and ctime.
+// What is derived is kept under that identity:
+//
+//	HEX.scan     the table made from the headers alone
+//	HEX.table    the table made by a pass that verified the layer
+//	HEX.seek     its seek points, HEX.sidecar its seekable copy
+//	HEX.ok       the word that HEX.table and HEX.seek are of a verified layer
+//
+// The identity is no proof: a file that is written through a map changes
+// without a new mtime. So a scan is never taken for a verified table, and a
+// place that was read by a scan is verified only if the verifying pass finds
+// the very same table.
 type Place struct {
 	s     *Store
-	layer Layer // Digest may be ""
+	want  Layer // Digest may be ""
 	f     *os.File
 	id    [sha256.Size]byte
 	off   int64
 	size  int64
 	cache *seek.Cache
 
-	state atomic.Pointer[placeState]
+	// scanned is the sha256 of the table that an unverified place shows. It is
+	// set by OpenPlace and immutable then.
+	scanned [sha256.Size]byte
+
+	verify sync.Mutex // held while Verify reads the layer
+	state  atomic.Pointer[placeState]
 }
 
 // placeState is immutable.
 type placeState struct {
+	layer    Layer // what is known by now
 	r        io.ReaderAt
 	content  *Content // nil while unverified
 	verified bool
 	err      error // the layer failed: no read succeeds any more
 }
 
-// OpenPlace opens size bytes at off of the file path as the layer l. A
-// compressed layer that was not seen before is decoded and verified whole
-// here; a plain tar is only scanned for its names, and Verify is to be called.
-func (s *Store) OpenPlace(ctx context.Context, l Layer, path string, off, size int64, cache *seek.Cache, limits index.Limits) (*Place, error) {
-	f, err := os.Open(path)
+// A Range says where a layer lies.
+type Range struct {
+	Path      string
+	Off, Size int64       // bytes
+	File      fs.FileInfo // Path must still be this file; nil = it may be any
+}
+
+// OpenPlace opens what lies at at as the layer l. A compressed layer that was
+// not seen before is decoded and verified whole here, any layer if verify is
+// true; else a plain tar is only scanned for its names, and Verify is to be
+// called.
+func (s *Store) OpenPlace(ctx context.Context, l Layer, at Range, verify bool, cache *seek.Cache, limits index.Limits) (*Place, error) {
+	f, err := openRegular(at.Path, at.File)
 	if err != nil {
 		return nil, err
 	}
-	p := &Place{s: s, layer: l, f: f, off: off, size: size, cache: cache}
-	if err := p.open(ctx, limits); err != nil {
+	p := &Place{s: s, want: l, f: f, off: at.Off, size: at.Size, cache: cache}
+	if err := p.open(ctx, verify, limits); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
+}
+
+// openRegular opens a regular file, and no other than same if that is not nil.
+func openRegular(path string, same fs.FileInfo) (*os.File, error) {
+	// O_NONBLOCK: a pipe that took the file's place must not hang us.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+	case !fi.Mode().IsRegular():
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("not a regular file")}
+	case same != nil && !os.SameFile(fi, same):
+		err = fmt.Errorf("%s: %w", path, ErrChanged)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func (p *Place) identity() (id [sha256.Size]byte, err error) {
@@ -72,30 +120,37 @@ func (p *Place) path(kind string) string {
 	return filepath.Join(p.s.root, "index/place", fmt.Sprintf("%x.%s", p.id, kind))
 }
 
-// Key names the place in a tree's meta and in the tree's own name.
-func (p *Place) Key() string { return fmt.Sprintf("%x", p.id) }
+// Key names the layer's table in a tree's meta and in the tree's own name: by
+// its diffID if it is verified, else by what was scanned.
+func (p *Place) Key() string {
+	if st := p.state.Load(); st.verified {
+		return string(st.layer.DiffID)
+	}
+	return fmt.Sprintf("%x %x", p.id, p.scanned)
+}
 
 // Layer returns what is known of the layer by now.
-func (p *Place) Layer() Layer { return p.layer }
+func (p *Place) Layer() Layer { return p.state.Load().layer }
 
 // Verified reports whether the bytes were found to be those of their digests.
 func (p *Place) Verified() bool { return p.state.Load().verified }
 
+// Failed returns why the layer is not what its digests say, or nil as long as
+// nothing speaks against it.
+func (p *Place) Failed() error { return p.state.Load().err }
+
 func (p *Place) section() *io.SectionReader { return io.NewSectionReader(p.f, p.off, p.size) }
 
-func (p *Place) open(ctx context.Context, limits index.Limits) (err error) {
+func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err error) {
 	if p.id, err = p.identity(); err != nil {
 		return err
 	}
-	if known, ok := p.known(); ok {
-		if err := p.agrees(known); err != nil {
-			return err
-		}
-		known.MediaType = p.layer.MediaType
-		p.layer = known
+	// A word that disagrees condemns nothing: the bytes are asked then.
+	if known, ok := p.known(); ok && p.agrees(known) {
+		known.MediaType = p.want.MediaType
 		c, err := p.content()
 		if err == nil {
-			p.state.Store(&placeState{r: c, content: c, verified: true})
+			p.state.Store(&placeState{layer: known, r: c, content: c, verified: true})
 			return nil
 		}
 		if !IsDerivedBad(err) {
@@ -107,50 +162,116 @@ func (p *Place) open(ctx context.Context, limits index.Limits) (err error) {
 	if err != nil && err != io.EOF {
 		return err
 	}
-	if seek.Detect(head[:n]) != seek.None {
+	if verify || seek.Detect(head[:n]) != seek.None {
 		return p.pass(ctx, limits)
 	}
-	p.layer.Size, p.layer.TarSize, p.layer.Compression = p.size, p.size, seek.None.String()
-	p.state.Store(&placeState{r: &unverified{p}})
-	t, err := index.Open[index.EntryID](p.path("table"))
-	if err == nil {
-		p.layer.setOddities(t.Meta())
-		return t.Close()
-	}
-	if !IsDerivedBad(err) {
+	t, sum, err := p.openScan(limits)
+	if err != nil {
 		return err
 	}
-	return p.scan(limits)
+	p.scanned = sum
+	l := p.want
+	l.Size, l.TarSize, l.Compression = p.size, p.size, seek.None.String()
+	l.setOddities(t.Meta())
+	p.state.Store(&placeState{layer: l, r: &unverified{p}})
+	return t.Close()
 }
 
 // known reads the word that an earlier pass left: this place is verified.
 func (p *Place) known() (l Layer, ok bool) {
 	raw, err := os.ReadFile(p.path("ok"))
-	return l, err == nil && json.Unmarshal(raw, &l) == nil
+	if err != nil {
+		return l, false
+	}
+	sum, word, found := bytes.Cut(raw, []byte("\n"))
+	if !found || string(sum) != wordSum(word) || json.Unmarshal(word, &l) != nil {
+		return Layer{}, false
+	}
+	return l, l.DiffID != ""
 }
 
-func (p *Place) agrees(known Layer) error {
-	if p.layer.DiffID != "" && known.DiffID != p.layer.DiffID {
-		return fmt.Errorf("%w: the uncompressed layer is %s, the config says %s", ErrDigest, known.DiffID, p.layer.DiffID)
+// writeWord writes what known reads: the sha256 of the second line, in hex,
+// and the layer.
+func writeWord(path string, l Layer) error {
+	word, err := json.Marshal(l)
+	if err != nil {
+		return err
 	}
-	if p.layer.Digest != "" && known.Digest != p.layer.Digest {
-		return fmt.Errorf("%w: the blob is %s, not %s", ErrDigest, known.Digest, p.layer.Digest)
-	}
-	return nil
+	return os.WriteFile(path, append([]byte(wordSum(word)+"\n"), word...), 0o600)
 }
 
-// scan makes the table of a plain tar from its headers alone.
+func wordSum(word []byte) string { return fmt.Sprintf("%x", sha256.Sum256(word)) }
+
+func (p *Place) agrees(known Layer) bool {
+	return (p.want.DiffID == "" || known.DiffID == p.want.DiffID) &&
+		(p.want.Digest == "" || known.Digest == p.want.Digest)
+}
+
+// openScan opens the table that was scanned from the headers, made anew if it
+// is missing or damaged, and returns the sha256 of its file.
+func (p *Place) openScan(limits index.Limits) (*index.Layer, [sha256.Size]byte, error) {
+	t, sum, err := openSummed(p.path("scan"))
+	if !IsDerivedBad(err) {
+		return t, sum, err
+	}
+	if err := p.scan(limits); err != nil {
+		return nil, sum, err
+	}
+	return openSummed(p.path("scan"))
+}
+
+// openSummed opens a table and returns the sha256 of its file.
+func openSummed(path string) (*index.Layer, [sha256.Size]byte, error) {
+	for {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, [sha256.Size]byte{}, err
+		}
+		t, sum, again, err := openSame(path, f)
+		f.Close()
+		if !again {
+			return t, sum, err
+		}
+	}
+}
+
+// openSame opens the table path, which is the open file f. again tells that
+// another file has taken its place.
+func openSame(path string, f *os.File) (t *index.Layer, sum [sha256.Size]byte, again bool, err error) {
+	if sum, err = sumFile(f); err != nil {
+		return nil, sum, false, err
+	}
+	if t, err = index.Open[index.EntryID](path); err != nil {
+		return nil, sum, false, err
+	}
+	// What path was before and is behind the opening, it was meanwhile.
+	now, err := os.Stat(path)
+	then, errThen := f.Stat()
+	if err = errors.Join(err, errThen); err == nil && os.SameFile(now, then) {
+		return t, sum, false, nil
+	}
+	t.Close()
+	return nil, sum, err == nil, err
+}
+
+func sumFile(f *os.File) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	h.Sum(sum[:0])
+	return sum, err
+}
+
+// scan makes the table of a plain tar from its headers alone. Nothing but the
+// names, as they are at this moment, is known then.
 func (p *Place) scan(limits index.Limits) error {
 	g, err := p.s.NewStage()
 	if err != nil {
 		return err
 	}
 	defer g.Discard()
-	m, err := scanTable(&headerReader{r: p.section()}, g.New(p.path("table")), limits)
-	if err != nil {
+	if _, err := scanTable(&headerReader{r: p.section()}, g.New(p.path("scan")), limits); err != nil {
 		return err
 	}
-	p.layer.setOddities(m)
 	return g.Commit()
 }
 
@@ -177,7 +298,8 @@ func (p *Place) unchanged() error {
 	return err
 }
 
-// pass reads the layer whole, verifies it and keeps what is derived.
+// pass reads the layer whole, verifies it and keeps what is derived. The state
+// is verified then; one that was so before stays as it is, readers may be in it.
 func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 	g, err := p.s.NewStage()
 	if err != nil {
@@ -185,37 +307,60 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 	}
 	defer g.Discard()
 	files := passFiles{table: g.Temp("table"), seek: g.Temp("seek"), sidecar: g.Temp("sidecar")}
-	res, err := runPass(ctx, p.section(), files, p.layer.Digest, p.layer.DiffID, limits)
+	st := p.state.Load()
+	want := p.want
+	if st != nil && st.verified {
+		want = st.layer
+	}
+	res, err := runPass(ctx, p.section(), files, want.Digest, want.DiffID, limits)
 	if err != nil {
 		return err
 	}
 	if err := p.unchanged(); err != nil {
 		return err
 	}
-	l := res.layer(p.layer)
+	if st != nil && !st.verified {
+		if err := p.sameTable(files.table); err != nil {
+			return err
+		}
+	}
+	l := res.layer(p.want)
 	g.move = append(g.move, move{files.table, p.path("table")}, move{files.seek, p.path("seek")})
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, p.path("sidecar")})
 	}
-	raw, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(g.New(p.path("ok")), raw, 0o600); err != nil {
+	if err := writeWord(g.New(p.path("ok")), l); err != nil { // moved last
 		return err
 	}
 	if err := g.Commit(); err != nil {
 		return err
 	}
+	if st != nil && st.verified {
+		return nil
+	}
 	c, err := p.content()
 	if err != nil {
 		return err
 	}
-	if p.state.Load() == nil {
-		p.layer = l
-	}
-	p.state.Store(&placeState{r: c, content: c, verified: true})
+	p.state.Store(&placeState{layer: l, r: c, content: c, verified: true})
 	return nil
+}
+
+// sameTable makes sure that the table path, made by a verifying pass, is the
+// one that was scanned and may be mounted: its names and modes are verified by
+// that. A scan that differs is dropped, so that the next opening makes another.
+func (p *Place) sameTable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum, err := sumFile(f)
+	if err != nil || sum == p.scanned {
+		return err
+	}
+	os.Remove(p.path("scan"))
+	return fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
 }
 
 // content opens the checked reader. It has a descriptor of its own.
@@ -228,28 +373,38 @@ func (p *Place) content() (*Content, error) {
 	return newContent(p.path("seek"), p.path("sidecar"), os.NewFile(uintptr(fd), p.f.Name()), p.off, p.size, p.cache)
 }
 
-// OpenTable opens the layer's table.
+// OpenTable opens the layer's table: the one that Key names.
 func (p *Place) OpenTable(ctx context.Context) (*index.Layer, error) {
-	return openDerived(p.path("table"), func() error {
-		if p.Verified() {
-			return p.pass(ctx, index.Limits{})
-		}
-		return p.scan(index.Limits{})
-	})
+	if p.Verified() {
+		return openDerived(p.path("table"), func() error { return p.pass(ctx, index.Limits{}) })
+	}
+	t, sum, err := p.openScan(index.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	if sum != p.scanned {
+		t.Close()
+		return nil, fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
+	}
+	return t, nil
 }
 
 // Verify reads the layer whole, unless that was done before. If it is not
-// what its digests say, every read fails from then on; an error of the disk
-// (it may be full) leaves it unverified.
+// what its digests say, or its names are not those that were scanned, every
+// read fails from then on; an error of the disk (it may be full) leaves it
+// unverified.
 func (p *Place) Verify(ctx context.Context) error {
-	if st := p.state.Load(); st.verified || st.err != nil {
+	p.verify.Lock()
+	defer p.verify.Unlock()
+	st := p.state.Load()
+	if st.verified || st.err != nil {
 		return st.err
 	}
 	err := p.pass(ctx, index.Limits{})
 	switch {
 	case errors.Is(err, ErrDigest), errors.Is(err, ErrChanged), errors.Is(err, seek.ErrFormat),
 		errors.Is(err, index.ErrBadLayer), errors.Is(err, index.ErrLimit):
-		p.state.Store(&placeState{err: err})
+		p.state.Store(&placeState{layer: st.layer, err: err})
 	}
 	return err
 }
