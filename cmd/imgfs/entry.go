@@ -17,7 +17,10 @@ import (
 	"github.com/imgfs/imgfs/unionfs"
 )
 
-// An entry is a name of a directory, with its inode.
+// dirSize is the size that a mount shows of a directory.
+const dirSize = 4096
+
+// An entry is a name of a directory, with its inode as a mount shows it.
 type entry struct {
 	name   string
 	id     index.NodeID
@@ -30,6 +33,9 @@ func newEntry(f *unionfs.FS, name string, id index.NodeID) (entry, error) {
 	e := entry{name: name, id: id}
 	if err := f.Tree.Node(id, &e.node); err != nil {
 		return e, err
+	}
+	if e.node.IsDir() {
+		e.node.Size = dirSize
 	}
 	if e.node.Type() == index.ModeSymlink {
 		target, err := f.Tree.Target(&e.node)
@@ -147,7 +153,10 @@ func minor(n *index.Node) uint32 { return unix.Minor(uint64(n.Rdev)) }
 
 // blocks returns how many blocks of 512 bytes a mount says that n takes.
 func blocks(f *unionfs.FS, n *index.Node) (int64, error) {
-	if !n.IsRegular() {
+	switch {
+	case n.IsDir():
+		return dirSize / 512, nil
+	case !n.IsRegular():
 		return 0, nil
 	}
 	extents, sparse, err := f.Tree.Extents(n)

@@ -29,8 +29,8 @@ func newHistory(a *app) *cobra.Command {
 		Use:   "history IMAGE",
 		Short: "Show the steps an image was built in",
 		Long: `History shows the steps an image was built in, newest first. The first line
-has the image's ID, a step that made a layer the layer's diffID, any other
-step <missing>. SIZE is that of the layer's uncompressed tar.
+has the image's ID, a step that made a layer the layer's diffID (where docker
+has <missing>), any other step <missing>. SIZE is that of the layer's uncompressed tar.
 
 Placeholders of --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size
 .Comment`,

@@ -156,8 +156,19 @@ func pathError(arg string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return noEntryError(arg)
 	}
-	return fmt.Errorf("%s: %w", arg, err)
+	err = fmt.Errorf("%s: %w", arg, err)
+	if errors.Is(err, syscall.ENOTDIR) {
+		return &notDirError{err}
+	}
+	return err
 }
+
+// A notDirError says that a file is in an image where the user takes a
+// directory to be.
+type notDirError struct{ err error }
+
+func (e *notDirError) Error() string { return e.err.Error() }
+func (e *notDirError) Unwrap() error { return e.err }
 
 // A noEntryError is the argument whose path the image does not have.
 type noEntryError string

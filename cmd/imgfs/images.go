@@ -69,6 +69,7 @@ Placeholders of --format: .Repository .Tag .ID .Digest .CreatedSince
 			return formatError(term.Rows(a.stdout, format, def, a.toTerminal(), header, rows))
 		},
 	}
+	c.Flags().BoolP("all", "a", false, "no effect: no image here is an intermediate one, which docker would hide")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
 	c.Flags().BoolVar(&digests, "digests", false, "show digests")
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "show IDs in full")

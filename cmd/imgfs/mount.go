@@ -20,6 +20,7 @@ import (
 	"github.com/imgfs/imgfs/internal/control"
 	"github.com/imgfs/imgfs/internal/control/background"
 	"github.com/imgfs/imgfs/internal/term"
+	"github.com/imgfs/imgfs/unionfs/mount"
 )
 
 // A mountRequest is what a mount's server is asked to do.
@@ -236,7 +237,7 @@ func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
 	defer stop()
 	m, err := st.Mount(starting, req.Image, req.Dir, a.stdin, opt)
 	if err != nil {
-		return err
+		return partError(err, req.Image)
 	}
 	stop()
 	return untilSignal(m, a.warn, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -356,6 +357,19 @@ func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, e
 	return img, nil
 }
 
+// partError adds its cure to err if it says that the part of the image arg to
+// be mounted is no directory.
+func partError(err error, arg string) error {
+	var (
+		refused *imgfs.RefusedError
+		mounted *mount.Error
+	)
+	if !errors.Is(err, syscall.ENOTDIR) || errors.As(err, &refused) || errors.As(err, &mounted) {
+		return err // about the directory to mount on, perhaps
+	}
+	return &hintError{err: &notDirError{err}, hint: "a directory can be mounted; imgfs cat " + arg + " prints a file, imgfs cp copies it"}
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
@@ -379,7 +393,7 @@ func serveMount(a *app, _ []string) int {
 	ctx, stop := interruptible(ctx)
 	a.root = req.Root
 	fail := func(err error) int {
-		parent.Fail(&background.Error{Code: exitCode(err), Text: err.Error(), Hint: hint(err)}) // a dead parent needs no word
+		parent.Fail(&background.Error{Code: exitCode(err), Text: plain(err), Hint: hint(err)}) // a dead parent needs no word
 		return exitCode(err)
 	}
 	st, err := a.store()
@@ -392,7 +406,7 @@ func serveMount(a *app, _ []string) int {
 	opt.Logf = a.logf
 	m, err := st.Mount(ctx, req.Image, req.Dir, nil, opt)
 	if err != nil {
-		return fail(err)
+		return fail(partError(err, req.Image))
 	}
 	stop()
 	if err := parent.Ready(); err != nil {

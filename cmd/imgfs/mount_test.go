@@ -275,6 +275,10 @@ func TestMountOfAPartAFileAndStdin(t *testing.T) {
 	}
 	b.ok("umount", dir)
 	b.fails(exitNotFound, "nothing", "mount", "img:/nothing", dir)
+	b.fails(exitNotFound, ":/etc/os-release: not a directory", "mount", "img:/etc/os-release", dir)
+	b.fails(exitNotFound, "hint: a directory can be mounted; imgfs cat img:/etc/os-release", "mount", "-f", "img:/etc/os-release", dir)
+	b.fails(exitUsage, "hint: usage: imgfs mount", "mount", "", dir)
+	b.fails(exitNotFound, "imgfs: ./none.tar: no such file", "mount", "./none.tar", dir)
 	b.fails(exitNotFound, "no such image", "mount", "other", dir)
 	b.fails(exitMalformed, "", "mount", "./rootfs.tar", dir)
 }
@@ -476,7 +480,7 @@ func TestUmountOfWhatIsNone(t *testing.T) {
 	b := newBench(t)
 	dir := b.point("m")
 	b.fails(exitNotFound, "not an imgfs mount", "umount", dir)
-	b.fails(exitNotFound, "no such file", "umount", b.path("none"))
+	b.fails(exitNotFound, "imgfs: "+b.path("none")+": no such file", "umount", b.path("none"))
 	b.fails(exitNotFound, "not an imgfs mount", "umount", "/")
 	b.fails(exitUsage, "", "umount")
 	b.fails(exitUsage, "", "umount", "-a", dir)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/control/background"
 	"github.com/imgfs/imgfs/internal/term"
+	"github.com/imgfs/imgfs/layerstore"
 	"github.com/imgfs/imgfs/layerstore/seek"
 	"github.com/imgfs/imgfs/unionfs/mount"
 )
@@ -93,7 +95,7 @@ func (a *app) run(args []string) int {
 		err = &usageError{err: err}
 	case errors.Is(err, context.Canceled):
 		err = errInterrupted
-	case exitCode(err) == exitNotFound && hint(err) == "":
+	case err != nil && exitCode(err) == exitNotFound && hint(err) == "":
 		err = a.otherTags(a.inUsersStore(err, c.Flags().Args()), c.Flags().Args())
 	}
 	a.report(err)
@@ -152,6 +154,9 @@ func (a *app) markRuns(c *cobra.Command) {
 	if runE := c.RunE; runE != nil {
 		c.RunE = func(c *cobra.Command, args []string) error {
 			a.ran = true
+			if slices.Contains(args, "") {
+				return &hintError{err: usagef("an argument is empty"), hint: "usage: " + c.UseLine()}
+			}
 			return runE(c, args)
 		}
 	}
@@ -179,16 +184,59 @@ func (a *app) report(err error) {
 	if err == nil || errors.As(err, &silent) {
 		return
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
-			a.report(err)
+	h := hint(err)
+	if parts := joined(err); parts != nil {
+		for _, part := range parts {
+			a.report(part)
+			if hint(part) == h {
+				h = "" // said
+			}
 		}
-		return
+	} else {
+		fmt.Fprintf(a.stderr, "imgfs: %s\n", term.Escape(plain(err)))
 	}
-	fmt.Fprintf(a.stderr, "imgfs: %s\n", term.Escape(err.Error()))
-	if h := hint(err); h != "" {
+	if h != "" {
 		fmt.Fprintf(a.stderr, "imgfs: hint: %s\n", term.Escape(h))
 	}
+}
+
+// joined returns the errors that errors.Join made err of, each with what err
+// says before all of them; nil if there is no such thing in err. fmt.Errorf
+// with several %w wraps several, too, but as one sentence.
+func joined(err error) []error {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		several, ok := e.(interface{ Unwrap() []error })
+		if !ok {
+			continue
+		}
+		parts := slices.Clone(several.Unwrap())
+		texts := make([]string, len(parts))
+		for i, part := range parts {
+			texts[i] = part.Error()
+		}
+		all := strings.Join(texts, "\n")
+		before, ok := strings.CutSuffix(err.Error(), all)
+		if !ok || e.Error() != all {
+			return nil
+		}
+		if before != "" {
+			for i, part := range parts {
+				parts[i] = fmt.Errorf("%s%w", before, part)
+			}
+		}
+		return parts
+	}
+	return nil
+}
+
+// plain returns the text of err without the name of the system call where that
+// says nothing: "x: no such file or directory", not "open x: …".
+func plain(err error) string {
+	var p *fs.PathError
+	if !errors.As(err, &p) || p.Op != "open" && p.Op != "stat" && p.Op != "lstat" {
+		return err.Error()
+	}
+	return strings.Replace(err.Error(), p.Error(), p.Path+": "+p.Err.Error(), 1)
 }
 
 // logf writes a line to the log of a process in the background.
@@ -305,6 +353,7 @@ func exitCode(err error) int {
 		usage   *usageError
 		refused *imgfs.RefusedError
 		mounted *mount.Error
+		notDir  *notDirError
 	)
 	switch {
 	case err == nil:
@@ -324,15 +373,26 @@ func exitCode(err error) int {
 		}
 	case errors.As(err, &refused):
 		return exitRefused
-	case errors.Is(err, imgfs.ErrNotMounted):
-		return exitNotFound
-	case errors.Is(err, image.ErrNotFound), errors.Is(err, fs.ErrNotExist):
-		return exitNotFound
-	case errors.Is(err, image.ErrMalformed), errors.Is(err, index.ErrBadLayer), errors.Is(err, index.ErrLimit),
-		errors.Is(err, index.ErrCorrupt), errors.Is(err, seek.ErrFormat), errors.Is(err, seek.ErrCorrupt):
+	case isMalformed(err): // also if it is a file of the store that is not found
 		return exitMalformed
+	case errors.Is(err, imgfs.ErrNotMounted), errors.Is(err, image.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.As(err, &notDir):
+		return exitNotFound
 	}
 	return exitOther
+}
+
+// isMalformed reports whether err is about an image, or what the store keeps
+// of one, that is not what it must be.
+func isMalformed(err error) bool {
+	for _, is := range []error{
+		image.ErrMalformed, index.ErrBadLayer, index.ErrLimit, index.ErrCorrupt, seek.ErrFormat, seek.ErrCorrupt,
+		layerstore.ErrDamaged, layerstore.ErrDigest, layerstore.ErrNoBlob,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
 }
 
 // hint returns the cure of err, empty if none is known.

@@ -353,15 +353,17 @@ func checkPoint(dir string, nonempty bool) (string, error) {
 		return "", refused(DeadMount, "umount -l "+dir, err)
 	case errors.Is(err, fs.ErrNotExist): // its path stands in the Error
 		return "", refused(NoMountPoint, "mkdir "+dir+", or --mkdir", fs.ErrNotExist)
+	case errors.Is(err, unix.ENOTDIR):
+		return "", refused(NotDirectory, "mount on a directory", unix.ENOTDIR)
 	case err != nil:
-		return "", refused(NotOurs, "", err)
+		return "", refused(NotReached, "", err)
 	}
 	fi, err := os.Stat(path)
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
 		return "", refused(DeadMount, "umount -l "+dir, err)
 	case err != nil:
-		return "", refused(NotOurs, "", err)
+		return "", refused(NotReached, "", err)
 	case !fi.IsDir():
 		return "", refused(NotDirectory, "mount on a directory", unix.ENOTDIR)
 	}
@@ -370,7 +372,7 @@ func checkPoint(dir string, nonempty bool) (string, error) {
 	}
 	d, err := os.Open(path)
 	if err != nil {
-		return "", refused(NotOurs, "", err)
+		return "", refused(NotReached, "-o nonempty mounts without a look whether it is empty", err)
 	}
 	defer d.Close()
 	if names, _ := d.Readdirnames(1); len(names) > 0 {

@@ -265,7 +265,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{base + "/missing", Options{}, NoMountPoint, os.ErrNotExist},
 		{file, Options{}, NotDirectory, unix.ENOTDIR},
-		{file + "/x", Options{}, NotOurs, unix.ENOTDIR},
+		{file + "/x", Options{}, NotDirectory, unix.ENOTDIR},
 		{full, Options{}, NotEmpty, nil},
 		{own, Options{Extra: []string{"rw"}}, BadOption, nil},
 		{own, Options{Extra: []string{"fd=7"}}, BadOption, nil},
@@ -314,7 +314,7 @@ func TestUserRefusals(t *testing.T) {
 	if err := os.Mkdir(closed, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	for dir, want := range map[string]Reason{closed: NotOurs, "/tmp": NotOurs} {
+	for dir, want := range map[string]Reason{closed: NotWritable, "/tmp": NotOurs} {
 		_, err := Mount(dir, f, Options{Nonempty: true, Log: t.Logf})
 		var e *Error
 		if !errors.As(err, &e) || e.Reason != want {

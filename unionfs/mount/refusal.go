@@ -30,6 +30,7 @@ const (
 	NotDirectory Reason = "mount point is not a directory"
 	NotEmpty     Reason = "mount point is not empty"
 	NotOurs      Reason = "mount point belongs to somebody else"
+	NotReached   Reason = "mount point cannot be looked at"
 	NotWritable  Reason = "mount point may not be written to"
 	DeadMount    Reason = "mount point is a mount whose server is gone"
 	MountDenied  Reason = "the kernel denies mount(2)"
