@@ -372,7 +372,7 @@ func (s *Store) openPlaces(ctx context.Context, path string, src *archive.Source
 	}
 	err = group.Wait()
 	if err == nil {
-		err = errors.Join(errs...)
+		err = joinLayers(errs)
 	}
 	if err == nil {
 		err = i.openPlaceTree(ctx, s, m.Parsed)
@@ -519,7 +519,31 @@ func (i *Image) verify(ctx context.Context, settled func(layer int)) error {
 			settled(k)
 		}
 	}
-	return errors.Join(errs...)
+	return joinLayers(errs)
+}
+
+// layerErrors are what is wrong with several layers, in their order.
+type layerErrors []error
+
+func (e layerErrors) Error() string {
+	text := make([]string, len(e))
+	for i, err := range e {
+		text[i] = err.Error()
+	}
+	return strings.Join(text, "; ")
+}
+
+func (e layerErrors) Unwrap() []error { return e }
+
+// joinLayers returns the errors of list that are not nil as one.
+func joinLayers(list []error) error {
+	switch list = slices.DeleteFunc(list, func(err error) bool { return err == nil }); len(list) {
+	case 0:
+		return nil
+	case 1:
+		return list[0]
+	}
+	return layerErrors(list)
 }
 
 // Close releases the image. Nothing may read it any more.

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package layerstore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/tartest"
+)
+
+func openPlace(s *Store, at Range, verify bool) (*Place, error) {
+	return s.OpenPlace(context.Background(), Layer{}, at, verify, nil, index.Limits{})
+}
+
+func TestOpenPlaceWantsTheFile(t *testing.T) {
+	s, dir := testStore(t), t.TempDir()
+	raw := tartest.Tar(t, "a=1")
+	path := filepath.Join(dir, "layer")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPlace(s, Range{path, 0, fi.Size(), fi}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+
+	other := filepath.Join(dir, "other")
+	if err := os.WriteFile(other, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openPlace(s, Range{other, 0, fi.Size(), fi}, false); !errors.Is(err, ErrChanged) {
+		t.Errorf("another file: %v", err)
+	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, dir} {
+		if _, err := openPlace(s, Range{path, 0, 1024, nil}, false); err == nil {
+			t.Errorf("%s: no error", path)
+		}
+	}
+}
+
+func countFDs(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// A pass made again for a lost table leaves readers and descriptors alone.
+func TestPlaceTableLost(t *testing.T) {
+	s := testStore(t)
+	raw := tartest.Tar(t, "a=1")
+	path := filepath.Join(t.TempDir(), "layer")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *Place {
+		p, err := openPlace(s, Range{path, 0, int64(len(raw)), nil}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	open().Close() // the runtime opens what it needs
+	before := countFDs(t)
+	p := open()
+	if !p.Verified() || p.Failed() != nil || p.Key() != string(p.Layer().DiffID) {
+		t.Errorf("verified %v, %v, key %s", p.Verified(), p.Failed(), p.Key())
+	}
+	for range 3 {
+		if err := os.Remove(p.path("table")); err != nil {
+			t.Fatal(err)
+		}
+		table, err := p.OpenTable(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		table.Close()
+	}
+	got := make([]byte, len(raw))
+	if _, err := p.ReadAt(got, 0); err != nil && err != io.EOF || string(got) != string(raw) {
+		t.Errorf("reading: %v", err)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if after := countFDs(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
