@@ -3,6 +3,8 @@
 package archive
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +24,7 @@ import (
 const (
 	maxMembers       = 1_000_000 // files remembered of one tar
 	maxName          = 4096      // bytes of a name or a link's target
+	maxText          = 256 << 20 // bytes of all names and links of one tar
 	maxHops          = 40        // links followed on the way to one file
 	maxIndexDepth    = 8         // indexes inside each other
 	maxManifests     = 16384     // manifests and indexes visited
@@ -56,6 +59,11 @@ var (
 	// ErrMissing marks an image one of whose blobs the source lacks. It is
 	// always joined with image.ErrMalformed.
 	ErrMissing = errors.New("not in the archive")
+
+	// ErrDirTransport marks a directory that skopeo wrote as "dir:". It is
+	// always joined with image.ErrMalformed. The cure is to have skopeo copy it
+	// to "oci:".
+	ErrDirTransport = errors.New(`the layout of skopeo's "dir:" is not supported; skopeo can copy it to "oci:"`)
 
 	// ErrArtifact marks a manifest that describes no filesystem: a chart, a
 	// signature, an SBOM. It is always joined with image.ErrMalformed.
@@ -178,7 +186,7 @@ func OpenFile(f *os.File, size int64) (*Source, error) {
 
 // newTarSource reads the tar in r; the source closes r if it is an io.Closer.
 func newTarSource(r io.ReaderAt, path string, size int64) (*Source, error) {
-	var head [8]byte
+	var head [headBytes]byte
 	n, err := r.ReadAt(head[:min(size, int64(len(head)))], 0)
 	if err != nil && err != io.EOF {
 		return nil, err
@@ -186,11 +194,51 @@ func newTarSource(r io.ReaderAt, path string, size int64) (*Source, error) {
 	if format := compression(head[:n]); format != "" {
 		return nil, &CompressedError{format}
 	}
+	if err := CheckHead(head[:n]); err != nil {
+		return nil, err
+	}
 	t, err := scanTar(r, path, size)
 	if err != nil {
 		return nil, err
 	}
 	return newSource(t, FormatOCIArchive, FormatDockerArchive)
+}
+
+// headBytes is how many first bytes CheckHead looks at: a tar header.
+const headBytes = 512
+
+// CheckHead tells from the first 512 bytes of an input, or all it has, what
+// cannot be an image tar: the error is ErrNotImage. Whoever spools a stream
+// asks before the rest, which may have no end.
+func CheckHead(head []byte) error {
+	switch {
+	case len(head) == 0:
+		return fmt.Errorf("the input is empty: %w", ErrNotImage)
+	case len(head) < headBytes:
+		return fmt.Errorf("not a tar: %w", ErrNotImage)
+	}
+	// The header alone is read; what it announces is not there.
+	_, err := tar.NewReader(bytes.NewReader(head)).Next()
+	switch {
+	case err == io.EOF: // zeros
+		return fmt.Errorf("a tar of nothing: %w", ErrNotImage)
+	case errors.Is(err, tar.ErrHeader):
+		return fmt.Errorf("not a tar: %w", ErrNotImage)
+	}
+	return nil
+}
+
+// isDirTransport reports whether the files are what skopeo writes as "dir:":
+// manifest.json is there, and is one manifest.
+func (l *loader) isDirTransport() bool {
+	const first = "Directory Transport Version:"
+	m, err := l.files.find("version")
+	if err != nil || m.size < int64(len(first)) {
+		return false
+	}
+	head := make([]byte, len(first))
+	_, err = m.at.ReadAt(head, m.off)
+	return string(head) == first && (err == nil || err == io.EOF)
 }
 
 func openDir(path string) (*Source, error) {
@@ -233,6 +281,8 @@ func newSource(f files, ociFormat, dockerFormat string) (*Source, error) {
 	case hasIndex:
 		s.format = ociFormat
 		s.entries, err = l.ociLayout(hasManifest)
+	case hasManifest && l.isDirTransport():
+		return nil, fmt.Errorf("%w: %w", ErrDirTransport, image.ErrMalformed)
 	case hasManifest:
 		s.format = dockerFormat
 		s.entries, err = l.dockerArchive()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -382,6 +383,85 @@ func TestNotImage(t *testing.T) {
 	}
 	if s, err := Open(t.TempDir()); !errors.Is(err, ErrNotImage) {
 		t.Errorf("empty directory: got %v, %v", s, err)
+	}
+}
+
+// What skopeo writes as "dir:" has a manifest.json too, but not docker's.
+func TestDirTransport(t *testing.T) {
+	dir := t.TempDir()
+	img := makeOCI("linux/amd64", layerTar(t, "a"))
+	for name, text := range map[string]string{"version": "Directory Transport Version: 1.1\n", "manifest.json": img.manifest} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := Open(dir); !errors.Is(err, ErrDirTransport) || !errors.Is(err, image.ErrMalformed) || !strings.Contains(err.Error(), "oci:") {
+		t.Errorf("got %v, %v; want ErrDirTransport", s, err)
+	}
+}
+
+// The first 512 bytes tell what need not be read to its end.
+func TestCheckHead(t *testing.T) {
+	pax := makeTar(t, testFile{name: strings.Repeat("long/", 40)})
+	tests := []struct {
+		rule string
+		head []byte
+		word string // "" if it may be an image
+	}{
+		{"a member", makeTar(t, testFile{name: "a", body: "text"})[:512], ""},
+		{"a large member", makeTar(t, testFile{name: "a", body: strings.Repeat("x", 5000)})[:512], ""},
+		{"what comes before a member", pax[:512], ""},
+		{"nothing", nil, "the input is empty"},
+		{"a short text", []byte("text\n"), "not a tar"},
+		{"a header cut short", pax[:511], "not a tar"},
+		{"yes", bytes.Repeat([]byte("y\n"), 256), "not a tar"},
+		{"zeros", make([]byte, 512), "a tar of nothing"},
+	}
+	for _, tt := range tests {
+		err := CheckHead(tt.head)
+		if (err == nil) != (tt.word == "") || err != nil && (!errors.Is(err, ErrNotImage) || !strings.Contains(err.Error(), tt.word)) {
+			t.Errorf("%s: got %v, want %q", tt.rule, err, tt.word)
+		}
+	}
+}
+
+// The names of 40 members whose PAX block has 1 MiB are kept, not the blocks.
+func TestNamesAlone(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := range 40 {
+		h := &tar.Header{
+			Name: fmt.Sprintf("%s%d", strings.Repeat("n", 150), i), Linkname: strings.Repeat("l", 150), Typeflag: tar.TypeSymlink,
+			PAXRecords: map[string]string{"IMGFS.x": strings.Repeat("x", 1<<20-1000)},
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	files, err := scanTar(bytes.NewReader(b.Bytes()), "x", int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
+		t.Errorf("%d bytes of heap for %d entries", grown, len(files.entries))
+	}
+	runtime.KeepAlive(files)
+}
+
+func TestTextLimit(t *testing.T) {
+	files := &tarFiles{entries: map[string]*tarEntry{"manifest.json": {}}, text: maxText - 10}
+	h := &tar.Header{Name: "12345", Linkname: "12345", Typeflag: tar.TypeSymlink}
+	if err := files.add(h, 0, 0); err != nil {
+		t.Error(err)
+	}
+	if err := files.add(h, 0, 0); !errors.Is(err, image.ErrMalformed) || errors.Is(err, ErrNotImage) || !strings.Contains(err.Error(), fmt.Sprint(maxText)) {
+		t.Errorf("over the limit: got %v", err)
 	}
 }
 

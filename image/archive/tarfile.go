@@ -19,6 +19,7 @@ type tarFiles struct {
 	at      io.ReaderAt
 	path    string
 	entries map[string]*tarEntry // by cleaned name; immutable
+	text    int64                // bytes of all names and links in entries
 }
 
 // A tarEntry is a file or link of the tar. Directories need no entry: a name
@@ -62,7 +63,7 @@ func scanTar(r io.ReaderAt, name string, size int64) (*tarFiles, error) {
 			return nil, err
 		}
 		if members++; members > maxMembers {
-			return nil, t.tooMany()
+			return nil, t.tooLarge(fmt.Sprintf("tar of over %d entries", maxMembers))
 		}
 		if err := t.add(h, hr.off, size); err != nil {
 			return nil, err
@@ -70,12 +71,12 @@ func scanTar(r io.ReaderAt, name string, size int64) (*tarFiles, error) {
 	}
 }
 
-// tooMany is the error for a tar of more than maxMembers members: the tar of
-// a large root filesystem, or an attack.
-func (t *tarFiles) tooMany() error {
+// tooLarge is the error for a tar that passes a limit: the tar of a large root
+// filesystem, or an attack.
+func (t *tarFiles) tooLarge(what string) error {
 	for _, name := range []string{"manifest.json", "index.json", "repositories"} {
 		if t.entries[name] != nil {
-			return fmt.Errorf("tar of over %d entries: %w", maxMembers, image.ErrMalformed)
+			return fmt.Errorf("%s: %w", what, image.ErrMalformed)
 		}
 	}
 	return ErrNotImage
@@ -86,7 +87,7 @@ func (t *tarFiles) add(h *tar.Header, off, size int64) error {
 	if len(h.Name) > maxName || len(h.Linkname) > maxName {
 		return fmt.Errorf("tar entry %.50q… before offset %d: name over %d bytes: %w", h.Name, off, maxName, image.ErrMalformed)
 	}
-	e := &tarEntry{off: off, size: h.Size, link: h.Linkname}
+	e := &tarEntry{off: off, size: h.Size}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont:
 		if isSparse(h) {
@@ -109,8 +110,13 @@ func (t *tarFiles) add(h *tar.Header, off, size int64) error {
 	if !ok {
 		return nil
 	}
+	if t.text += int64(len(name) + len(h.Linkname)); t.text > maxText {
+		return t.tooLarge(fmt.Sprintf("names and links of over %d bytes together", maxText))
+	}
+	// A string of archive/tar may keep its whole PAX block, up to 1 MiB.
+	e.link = strings.Clone(h.Linkname)
 	e.older = t.entries[name]
-	t.entries[name] = e
+	t.entries[strings.Clone(name)] = e
 	return nil
 }
 
