@@ -296,7 +296,13 @@ func newContent(seekPath, sidecarPath string, blob *os.File, off, size int64, ca
 		}
 		c.files = append(c.files, points)
 		var from io.ReaderAt = io.NewSectionReader(blob, off, size)
-		if side, m, err := openSized(sidecarPath); err == nil {
+		if sidecar, err := seek.UsesSidecar(points, n); err != nil {
+			return err
+		} else if sidecar {
+			side, m, err := openSized(sidecarPath)
+			if err != nil {
+				return err
+			}
 			c.files = append(c.files, side)
 			from, size = side, m
 		}

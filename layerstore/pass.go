@@ -93,7 +93,8 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 
 	points, err := os.OpenFile(files.seek, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return res, errors.Join(err, tee.close(err), fan.close(err))
+		_, _ = tee.close(err), fan.close(err) // they have nothing to tell yet
+		return res, err
 	}
 	defer points.Close()
 	var sidecar *os.File
@@ -109,17 +110,13 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 		err = out.Flush()
 	}
 	if sidecar != nil {
-		err = errors.Join(err, sidecar.Close())
+		if closeErr := sidecar.Close(); err == nil {
+			err = closeErr
+		}
 	}
 	scanErr := fan.close(err)
 	teeErr := tee.close(err)
-	switch {
-	case err != nil && errors.Is(err, errFanStopped):
-		err = errors.Join(scanErr, teeErr)
-	case err == nil:
-		err = errors.Join(scanErr, teeErr)
-	}
-	if err != nil {
+	if err = rootCause(err, teeErr, scanErr); err != nil {
 		return res, err
 	}
 	res.size = counted.n
@@ -135,6 +132,21 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 		return res, fmt.Errorf("%w: the uncompressed layer is %s, the config says %s", ErrDigest, res.diffID, wantDiffID)
 	}
 	return res, nil
+}
+
+// rootCause returns the first of errs that is more than an echo of another. Where
+// one part of a pass fails the others are stopped, and tell that.
+func rootCause(errs ...error) error {
+	var echo error
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, errFanStopped) {
+			return err
+		}
+		if echo == nil {
+			echo = err
+		}
+	}
+	return echo
 }
 
 func scanTable(r io.Reader, path string, limits index.Limits) (*index.Meta, error) {

@@ -342,7 +342,8 @@ func (g *Stage) whole() error {
 	}
 	for _, path := range paths {
 		if _, err := os.Lstat(path); err != nil {
-			return fmt.Errorf("%w: %w", ErrVanished, err)
+			// Not the chain: nothing that the user named was not found.
+			return fmt.Errorf("%w: %v", ErrVanished, err)
 		}
 	}
 	return nil

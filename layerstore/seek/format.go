@@ -255,6 +255,17 @@ func readTable(index io.ReaderAt, size int64) (*table, error) {
 	return t, nil
 }
 
+// UsesSidecar reports whether an index that Build wrote speaks of the sidecar,
+// and not of the blob. Nothing else of the index is verified: Open does that.
+func UsesSidecar(index io.ReaderAt, indexSize int64) (bool, error) {
+	if indexSize < headSize+footSize {
+		return false, fmt.Errorf("seek index: too short: %w", ErrCorrupt)
+	}
+	var foot [footSize]byte
+	err := readFull(index, foot[:], indexSize-footSize)
+	return foot[38]&flagSidecar != 0, err
+}
+
 // decode fills the chunks from the n entries in raw and checks each.
 func (t *table) decode(raw []byte, n int) error {
 	if t.method == methodPlain {
