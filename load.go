@@ -48,7 +48,7 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt Load
 	}
 	defer src.Close()
 	loaded, err := s.loadSource(ctx, stage, src, opt)
-	for range 3 { // somebody removes what we rely on
+	for range maxAgain {
 		if !errors.Is(err, layerstore.ErrVanished) {
 			break
 		}
@@ -56,6 +56,10 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt Load
 	}
 	return loaded, err
 }
+
+// maxAgain is how often work is begun again because somebody removes from the
+// store what it relied on.
+const maxAgain = 3
 
 func (s *Store) loadAgain(ctx context.Context, src *archive.Source, opt LoadOptions) ([]Loaded, error) {
 	stage, err := s.ls.NewStage()
@@ -129,13 +133,21 @@ func spool(ctx context.Context, stage *layerstore.Stage, name string, r io.Reade
 		return nil, fmt.Errorf("%s: %w", name, in.blame(err))
 	}
 	defer dec.Close()
+	tar := bufio.NewReaderSize(dec, 64<<10)
+	head, err := tar.Peek(512)
+	if err != nil && err != io.EOF {
+		return nil, fmt.Errorf("%s: %w", name, in.blame(err))
+	}
+	if err := archive.CheckHead(head); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	f, err := os.OpenFile(stage.Temp("archive"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	os.Remove(f.Name())
 	bar := start(opt.Progress, "reading archive", 0)
-	n, err := io.Copy(io.MultiWriter(f, bar), io.LimitReader(dec, maxArchive))
+	n, err := io.Copy(io.MultiWriter(f, bar), io.LimitReader(tar, maxArchive))
 	bar.Close()
 	if err != nil {
 		err = in.blame(err)
@@ -573,30 +585,43 @@ func (s *Store) Import(ctx context.Context, path string, stdin io.Reader, name s
 			return Loaded{}, err
 		}
 	}
+	if path == "-" {
+		if stdin == nil {
+			return Loaded{}, errors.New("no standard input")
+		}
+		return s.importStream(ctx, stdin, "stdin", 0, name, opt)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Loaded{}, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return Loaded{}, err
+	}
+	if fi.IsDir() {
+		return Loaded{}, fmt.Errorf("%s: a directory, want a tar", path)
+	}
+	loaded, err := s.importStream(ctx, f, path, fi.Size(), name, opt)
+	for range maxAgain {
+		if !errors.Is(err, layerstore.ErrVanished) || !fi.Mode().IsRegular() {
+			break
+		}
+		if _, err = f.Seek(0, io.SeekStart); err == nil {
+			loaded, err = s.importStream(ctx, f, path, fi.Size(), name, opt)
+		}
+	}
+	return loaded, err
+}
+
+// importStream imports src once; size is for the bar.
+func (s *Store) importStream(ctx context.Context, src io.Reader, from string, size int64, name string, opt LoadOptions) (Loaded, error) {
 	stage, err := s.ls.NewStage()
 	if err != nil {
 		return Loaded{}, err
 	}
 	defer stage.Discard()
-	src, from, size := stdin, "stdin", int64(0)
-	if path == "-" && stdin == nil {
-		return Loaded{}, errors.New("no standard input")
-	}
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return Loaded{}, err
-		}
-		defer f.Close()
-		if fi, err := f.Stat(); err != nil {
-			return Loaded{}, err
-		} else if fi.IsDir() {
-			return Loaded{}, fmt.Errorf("%s: a directory, want a tar", path)
-		} else {
-			size = fi.Size()
-		}
-		src, from = f, path
-	}
 	bar := start(opt.Progress, "importing", size)
 	defer bar.Close()
 	in := &ctxReader{ctx: ctx, r: io.TeeReader(src, bar)}
