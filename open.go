@@ -105,17 +105,16 @@ func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, op
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range loaded {
-		if l.ID != loaded[0].ID {
-			return nil, fmt.Errorf("%d images were loaded, mount one by its name (imgfs images)", len(loaded))
-		}
-	}
-	rec, name, err := s.find(string(loaded[0].ID), "")
+	one, err := oneLoaded(loaded)
 	if err != nil {
 		return nil, err
 	}
-	if loaded[0].Name != "" {
-		name = loaded[0].Name
+	rec, name, err := s.find(string(one.ID), "")
+	if err != nil {
+		return nil, err
+	}
+	if one.Name != "" {
+		name = one.Name
 	}
 	return s.openRecord(ctx, rec, name)
 }
@@ -387,9 +386,9 @@ func (s *Store) openPlaces(ctx context.Context, path string, src *archive.Source
 
 // selectImage picks the image of a file that holds one, for a platform.
 func selectImage(src *archive.Source, platform string) (*archive.Entry, *archive.Image, error) {
-	e, err := src.Find("")
+	e, err := oneOf(src)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w; load it (imgfs load -i) and take one by its name", err)
+		return nil, nil, err
 	}
 	var want *image.Platform
 	if platform != "" {

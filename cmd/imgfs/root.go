@@ -403,6 +403,7 @@ func hint(err error) string {
 		refused *imgfs.RefusedError
 		mounted *mount.Error
 		busy    *imgfs.BusyError
+		several *imgfs.SeveralError
 	)
 	switch {
 	case errors.As(err, &h):
@@ -413,6 +414,10 @@ func hint(err error) string {
 		return refused.Hint
 	case errors.As(err, &mounted):
 		return mounted.Hint
+	case errors.As(err, &several) && several.Loaded:
+		return "they are in the store now: take one by its name (imgfs images)"
+	case errors.As(err, &several):
+		return "imgfs load -i FILE brings them into the store, then take one by its name"
 	case errors.As(err, &busy):
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
 	case errors.Is(err, index.ErrCorrupt):
