@@ -401,8 +401,8 @@ func layerError(i int, err error) error {
 		err = lyingError{err}
 	}
 	var e *unionfs.LayerError
-	if errors.As(err, &e) {
-		return err
+	if errors.As(err, &e) || errors.Is(err, layerstore.ErrDamaged) {
+		return err // it has the layer, or is about the store
 	}
 	return fmt.Errorf("layer %d: %w", i+1, err)
 }

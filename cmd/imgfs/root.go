@@ -420,6 +420,8 @@ func hint(err error) string {
 		return "imgfs load -i FILE brings them into the store, then take one by its name"
 	case errors.As(err, &busy):
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
+	case errors.Is(err, layerstore.ErrDamaged):
+		return "move imgfs.db out of the store and load its images again: names are lost with it, layers are not"
 	case errors.Is(err, index.ErrCorrupt):
 		return "remove the directory index of the store: it is made anew from the layers"
 	}
