@@ -71,6 +71,9 @@ func TestUnits(t *testing.T) {
 	now := time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
 	for _, tt := range []struct{ got, want string }{
 		{Size(7377000), "7.38MB"},
+		{speed(7377000, time.Second/2), " 14.8MB/s"},
+		{speed(1000, time.Second), " 1kB/s"},
+		{speed(1<<40, 1), ""},
 		{Size(0), "0B"},
 		{Age(now, now.Add(-15*24*time.Hour)), "2 weeks ago"},
 		{Age(now, time.Time{}), "N/A"},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -45,15 +46,24 @@ func (b *Bars) Start(what string, total int64) io.WriteCloser {
 	if total <= 0 {
 		spin := b.p.New(0, mpb.SpinnerStyle(),
 			mpb.PrependDecorators(decor.Name(Ellipsis(what, 40), decor.WCSyncSpaceR)),
-			mpb.AppendDecorators(decor.Current(decor.SizeB1000(0), "% .1f")))
+			mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return " " + Size(s.Current) })))
 		return &bar{bar: spin}
 	}
+	began := time.Now()
 	return &bar{bar: b.p.New(total, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.PrependDecorators(decor.Name(Ellipsis(what, 40), decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(
-			decor.Counters(decor.SizeB1000(0), "% .1f / % .1f", decor.WCSyncSpace),
-			decor.OnComplete(decor.AverageSpeed(decor.SizeB1000(0), " % .1f"), ""),
+			decor.Any(func(s decor.Statistics) string { return Size(s.Current) + "/" + Size(s.Total) }, decor.WCSyncSpace),
+			decor.OnComplete(decor.Any(func(s decor.Statistics) string { return speed(s.Current, time.Since(began)) }), ""),
 		))}
+}
+
+// speed returns n bytes in d as a rate, with a space before it: " 12.5MB/s".
+func speed(n int64, d time.Duration) string {
+	if d < time.Millisecond {
+		return ""
+	}
+	return " " + Size(int64(float64(n)/d.Seconds())) + "/s"
 }
 
 // Wait ends the drawing. Bars that are not complete are left as they stand.
