@@ -391,7 +391,11 @@ func (l *loader) image(ctx context.Context, m *archive.Image) (rec layerstore.Im
 		return rec, err
 	}
 	l.images[rec.Manifest] = rec
-	return rec, l.s.stageTree(ctx, l.stage, rec)
+	tree, err := l.s.stageTree(ctx, l.stage, rec)
+	if err == nil {
+		warnStack(l.opt.Warn, tree)
+	}
+	return rec, err
 }
 
 // layerError names the layer as a person counts: from 1, the base. A layer
@@ -481,6 +485,19 @@ func warnOdd(warn func(string), i int, l layerstore.Layer) {
 	}
 	line := fmt.Sprintf("%s in layer %d: %s", count(n, "oddity", "oddities"), i+1, first)
 	if n > 1 {
+		line += ", …"
+	}
+	warn(line)
+}
+
+// warnStack tells what was odd where the layers of a tree meet.
+func warnStack(warn func(string), tree *index.Meta) {
+	if warn == nil || tree.Odd == 0 || len(tree.Oddities) == 0 {
+		return
+	}
+	o := tree.Oddities[0]
+	line := fmt.Sprintf("%s where layers meet: %s: %s (%s)", count(tree.Odd, "oddity", "oddities"), strconv.Quote(o.Name), o.What, o.Rule)
+	if tree.Odd > 1 {
 		line += ", …"
 	}
 	warn(line)
@@ -702,7 +719,8 @@ func (s *Store) importLayer(ctx context.Context, stage *layerstore.Stage, got la
 		return Loaded{}, err
 	}
 	rec := record(parsed, id, digest.FromBytes(manifest), []layerstore.Layer{got})
-	if err := errors.Join(stage.Blob(id, config), stage.Blob(rec.Manifest, manifest), s.stageTree(ctx, stage, rec)); err != nil {
+	_, err = s.stageTree(ctx, stage, rec)
+	if err := errors.Join(stage.Blob(id, config), stage.Blob(rec.Manifest, manifest), err); err != nil {
 		return Loaded{}, err
 	}
 	ref := layerstore.Ref{Target: rec.Manifest, Images: []digest.Digest{rec.Manifest}, Since: time.Now().UTC()}
@@ -730,12 +748,20 @@ func treeChain(rec *layerstore.Image) digest.Digest {
 	return rec.ChainID
 }
 
-// stageTree makes the tree of an image in the stage, unless it is there.
-func (s *Store) stageTree(ctx context.Context, stage *layerstore.Stage, rec layerstore.Image) error {
-	if t, err := index.Open[index.NodeID](stage.Path(s.ls.TreePath(treeChain(&rec)))); err == nil {
-		return t.Close()
+// stageTree makes the tree of an image in the stage, unless it is there, and
+// returns what the tree says of itself.
+func (s *Store) stageTree(ctx context.Context, stage *layerstore.Stage, rec layerstore.Image) (*index.Meta, error) {
+	path := s.ls.TreePath(treeChain(&rec))
+	t, err := index.Open[index.NodeID](stage.Path(path))
+	if err != nil {
+		if err := s.mergeTree(ctx, stage, rec); err != nil {
+			return nil, err
+		}
+		if t, err = index.Open[index.NodeID](stage.Path(path)); err != nil {
+			return nil, err
+		}
 	}
-	return s.mergeTree(ctx, stage, rec)
+	return t.Meta(), t.Close()
 }
 
 // mergeTree makes the tree of an image in the stage. If a table of the store

@@ -381,6 +381,7 @@ func (s *Store) openPlaces(ctx context.Context, path string, src *archive.Source
 		i.Close()
 		return nil, err
 	}
+	warnStack(opt.Warn, i.FS.Tree.Meta())
 	return i, nil
 }
 
