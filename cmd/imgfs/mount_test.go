@@ -205,6 +205,17 @@ func alive(pid int) bool {
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
+// stopped reports whether SIGSTOP has reached all threads of a process.
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, t := range threads {
+		if stat, err := os.ReadFile(t); err != nil || !strings.Contains(string(stat), ") T ") {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
+
 func TestMountAnswersAndLeavesNothing(t *testing.T) {
 	b := newBench(t)
 	dir := b.point("m")
@@ -457,6 +468,7 @@ func TestUmountForce(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	b.eventually("each thread of the server is stopped", func() bool { return stopped(pid) })
 	hung := exec.Command("cat", dir+"/etc/os-release")
 	if err := hung.Start(); err != nil {
 		t.Fatal(err)
