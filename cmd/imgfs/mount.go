@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -378,11 +379,17 @@ func exists(path string) bool {
 // serverName is what the binary is called as the server of a mount.
 const serverName = "imgfs-mount"
 
+// serverGC is GOGC of a server. Most of its heap is the cache of decoded
+// chunks, which has no pointers: to collect often costs nothing, and to let the
+// heap double would cost the cache a second time.
+const serverGC = 10
+
 // serveMount is the process in the background.
 func serveMount(a *app, _ []string) int {
 	// Executed as /proc/self/exe it would be "exe" to ps, top and pgrep. Nothing
 	// depends on the name.
 	_ = os.WriteFile("/proc/self/comm", []byte(serverName), 0)
+	debug.SetGCPercent(serverGC)
 	var req mountRequest
 	parent, ctx, err := background.Attach(&req)
 	if err != nil {
