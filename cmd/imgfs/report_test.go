@@ -17,7 +17,6 @@ import (
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/image"
-	"github.com/imgfs/imgfs/layerstore"
 )
 
 func TestExitCode(t *testing.T) {
@@ -27,10 +26,10 @@ func TestExitCode(t *testing.T) {
 	}{
 		{nil, exitOK},
 		{errors.New("else"), exitOther},
-		{fmt.Errorf("load: %w", layerstore.ErrDamaged), exitMalformed},
-		{fmt.Errorf("config: %w", layerstore.ErrDigest), exitMalformed},
-		{fmt.Errorf("config: %w", layerstore.ErrNoBlob), exitMalformed},
-		{fmt.Errorf("%w: %w", layerstore.ErrDamaged, fs.ErrNotExist), exitMalformed},
+		{fmt.Errorf("load: %w", imgfs.ErrDamaged), exitMalformed},
+		{fmt.Errorf("config: %w", imgfs.ErrDigest), exitMalformed},
+		{fmt.Errorf("config: %w", imgfs.ErrNoBlob), exitMalformed},
+		{fmt.Errorf("%w: %w", imgfs.ErrDamaged, fs.ErrNotExist), exitMalformed},
 		{errors.Join(errors.New("else"), image.ErrMalformed), exitMalformed},
 		{image.ErrNotFound, exitNotFound},
 		{&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}, exitNotFound},

@@ -25,7 +25,6 @@ import (
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/control/background"
 	"github.com/imgfs/imgfs/internal/term"
-	"github.com/imgfs/imgfs/layerstore"
 	"github.com/imgfs/imgfs/layerstore/seek"
 	"github.com/imgfs/imgfs/unionfs/mount"
 )
@@ -386,7 +385,7 @@ func exitCode(err error) int {
 func isMalformed(err error) bool {
 	for _, is := range []error{
 		image.ErrMalformed, index.ErrBadLayer, index.ErrLimit, index.ErrCorrupt, seek.ErrFormat, seek.ErrCorrupt,
-		layerstore.ErrDamaged, layerstore.ErrDigest, layerstore.ErrNoBlob,
+		imgfs.ErrDamaged, imgfs.ErrDigest, imgfs.ErrNoBlob,
 	} {
 		if errors.Is(err, is) {
 			return true
@@ -420,7 +419,7 @@ func hint(err error) string {
 		return "imgfs load -i FILE brings them into the store, then take one by its name"
 	case errors.As(err, &busy):
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
-	case errors.Is(err, layerstore.ErrDamaged):
+	case errors.Is(err, imgfs.ErrDamaged):
 		return "move imgfs.db out of the store and load its images again: names are lost with it, layers are not"
 	case errors.Is(err, index.ErrCorrupt):
 		return "remove the directory index of the store: it is made anew from the layers"
