@@ -210,7 +210,7 @@ func (m *Mount) verifyBehind() {
 // Info describes the mount for the register.
 func (m *Mount) Info() control.Info {
 	info := m.info
-	info.Verified = m.verified.Load()
+	info.Verified, info.Damaged = m.verified.Load(), m.damaged.Load()
 	return info
 }
 

@@ -26,7 +26,8 @@ type MountInfo struct {
 	Store    string    `json:"store"`
 	Options  []string  `json:"options"`
 	Verified bool      `json:"verified"`
-	Silent   bool      `json:"silent"` // its server does not answer
+	Damaged  bool      `json:"damaged"` // a layer is not what its digests say, and cannot be read
+	Silent   bool      `json:"silent"`  // its server does not answer
 	// Elsewhere tells that the mount is not on a directory of this mount
 	// namespace: it belongs to another, or was detached and is still in use.
 	Elsewhere bool `json:"elsewhere"`
@@ -55,7 +56,7 @@ func Mounts(ctx context.Context, all bool) ([]MountInfo, error) {
 		i := MountInfo{
 			Dir: r.Dir, Image: r.Image, ImageID: r.ImageID, Platform: r.Platform, Mode: r.Mode,
 			PID: cmp.Or(r.Server, r.PID), Since: r.Since, Log: r.Log, Store: r.Store,
-			Options: r.Options, Verified: r.Verified, Silent: r.State == control.Silent,
+			Options: r.Options, Verified: r.Verified, Damaged: r.Damaged, Silent: r.State == control.Silent,
 			Elsewhere: r.at == nil, Owner: r.Owner,
 		}
 		if r.at != nil {

@@ -24,9 +24,10 @@ func newMounts(a *app) *cobra.Command {
 		Short: "List the living mounts",
 		Long: `Mounts lists the living mounts of this user, as root those of all users.
 A NOTE says what is out of the ordinary: unverified (an image file that is
-read in place and not yet checked), silent (its server does not answer),
-elsewhere (of another mount namespace, or detached and still in use; listed
-with --all only).
+read in place and not yet checked), damaged (layers of such a file are not
+what the image says, and cannot be read; the log tells which), silent (its
+server does not answer), elsewhere (of another mount namespace, or detached
+and still in use; listed with --all only).
 
 Placeholders of --format: .Dir .Image .ImageID .Platform .Mode .PID .Since
 .Options .Note .Log .Store`,
@@ -89,7 +90,11 @@ func note(m *imgfs.MountInfo) string {
 	if m.Silent {
 		notes = append(notes, "silent")
 	}
-	if !m.Verified && !m.Silent {
+	switch {
+	case m.Silent: // it does not say
+	case m.Damaged:
+		notes = append(notes, "damaged")
+	case !m.Verified:
 		notes = append(notes, "unverified")
 	}
 	if m.Elsewhere {

@@ -46,6 +46,7 @@ type Info struct {
 	Log      string    `json:"log,omitempty"` // path
 	Store    string    `json:"store"`         // path
 	Verified bool      `json:"verified"`
+	Damaged  bool      `json:"damaged"`        // a layer is not what its digests say
 	Made     []string  `json:"made,omitempty"` // directories made for the mount, outermost first
 	Exits    bool      `json:"exits"`          // the server is a process that ends with the mount
 }
