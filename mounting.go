@@ -94,7 +94,7 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 	}
 	m := &Mount{img: img, logf: opt.Logf, stopVerify: func() {}}
 	m.verified.Store(!img.Unverified())
-	if err := m.serve(path, made, s.Root(), &opt); err != nil {
+	if err := m.serveAlone(path, made, s.Root(), &opt); err != nil {
 		return nil, errors.Join(err, img.Close())
 	}
 	if err := ctx.Err(); err != nil {
@@ -103,6 +103,41 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 	m.verifyBehind()
 	return m, nil
 }
+
+// serveAlone is serve while nobody else mounts there: of two commands that
+// found the same directory free, one finds the other's mount here.
+func (m *Mount) serveAlone(path string, made []string, store string, opt *MountOptions) error {
+	if opt.Nonempty {
+		return m.serve(path, made, store, opt)
+	}
+	release := lockPoint(path)
+	defer release()
+	if place, err := mtab.Locate(path); err == nil && place.IsOurs() {
+		return &RefusedError{Dir: path, Reason: "has an imgfs mount already, of " + place.Mount.Source, Hint: hintMounted}
+	}
+	return m.serve(path, made, store, opt)
+}
+
+// pointTime is how long another command may take to mount. A lock that is held
+// longer is somebody's joke, and is not waited for.
+const pointTime = 2 * time.Second
+
+// lockPoint locks the directory path against other commands that mount there,
+// and returns what unlocks it. Where it cannot be opened there is no lock.
+func lockPoint(path string) (release func()) {
+	d, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return func() {}
+	}
+	for end := time.Now().Add(pointTime); ; time.Sleep(5 * time.Millisecond) {
+		err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil || err != syscall.EWOULDBLOCK && err != syscall.EINTR || time.Now().After(end) {
+			return func() { d.Close() }
+		}
+	}
+}
+
+const hintMounted = "imgfs umount it first, or mount over it with -o nonempty"
 
 // serve mounts and registers m.
 func (m *Mount) serve(path string, made []string, store string, opt *MountOptions) error {
@@ -274,8 +309,7 @@ func (s *Store) mountPoint(arg, dir string, opt *MountOptions) (path string, mad
 		return place.Path, made, nil
 	}
 	if place.IsOurs() {
-		return "", made, refuse("has an imgfs mount already, of "+place.Mount.Source,
-			"imgfs umount it first, or mount over it with -o nonempty", nil)
+		return "", made, refuse("has an imgfs mount already, of "+place.Mount.Source, hintMounted, nil)
 	}
 	switch empty, err := isEmpty(place.Path); {
 	case errors.Is(err, fs.ErrPermission): // who may not look may perhaps mount
