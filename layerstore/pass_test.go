@@ -3,9 +3,11 @@
 package layerstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,5 +90,26 @@ func TestSidecarByIndex(t *testing.T) {
 	got := make([]byte, len(raw))
 	if _, err := c.ReadAt(got, 0); err != nil && err != io.EOF || string(got) != string(raw) {
 		t.Errorf("read beside a stray sidecar: %v", err)
+	}
+}
+
+// A blob that goes while a stage relies on it is ErrVanished, which is not
+// that something a user named was not found.
+func TestVanished(t *testing.T) {
+	s := testStore(t)
+	raw := tartest.Tar(t, "a=text")
+	l, err := addLayer(t, s, "x", raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := testStage(t, s)
+	if _, _, err := g.AddLayer(context.Background(), l, bytes.NewReader(raw), index.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(s.blobPath(l.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(g, "y", l); !errors.Is(err, ErrVanished) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want ErrVanished and no fs.ErrNotExist", err)
 	}
 }
