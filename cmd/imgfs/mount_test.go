@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -553,6 +554,31 @@ func TestManyAtOnce(t *testing.T) {
 	each("umount")
 	if got := b.mounts(); len(got) != 0 {
 		t.Errorf("mounts: %+v", got)
+	}
+}
+
+// Of several commands that find one directory free, one mounts there.
+func TestOneDirectoryAtOnce(t *testing.T) {
+	b := newBench(t)
+	dir := b.point("m")
+	for range 3 {
+		var wg sync.WaitGroup
+		var mounted atomic.Int32
+		for range 4 {
+			wg.Go(func() {
+				if b.cmd("mount", "img", dir).Run() == nil {
+					mounted.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if n := mounted.Load(); n != 1 {
+			t.Errorf("%d commands say that they mounted", n)
+		}
+		b.ok("umount", dir)
+		if got := b.mounts(); len(got) != 0 {
+			t.Fatalf("mounts: %+v", got)
+		}
 	}
 }
 
