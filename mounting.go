@@ -75,6 +75,10 @@ type Mount struct {
 // the directory answers. A mount whose server has died is taken off dir first.
 // The error is a *RefusedError or *mount.Error if the image was not to blame.
 // The mount is served, and holds the image's leases, until Wait returns.
+//
+// The process that calls Mount serves the mount. It must not itself map or
+// execute files of it, nor fork with its working directory inside: a fault in
+// such a page stops the thread that would have to answer it.
 func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt MountOptions) (_ *Mount, err error) {
 	if opt.Logf == nil {
 		opt.Logf = func(string, ...any) {}
