@@ -122,6 +122,16 @@ func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, op
 // find returns the image that a name, a digest or the beginning of an id
 // means, and the name as docker prints it.
 func (s *Store) find(src, platform string) (*layerstore.Image, string, error) {
+	rec, name, err := s.findAny(src, platform)
+	if errors.Is(err, image.ErrNotFound) {
+		if err := s.ls.Check(); err != nil {
+			return nil, "", err
+		}
+	}
+	return rec, name, err
+}
+
+func (s *Store) findAny(src, platform string) (*layerstore.Image, string, error) {
 	if isID(src) { // never a name, also if a hostile image has one like it
 		return s.findID(src, platform)
 	}
@@ -254,7 +264,7 @@ func (s *Store) choose(manifests []digest.Digest, platform string) (*layerstore.
 			return nil, err
 		}
 		if !ok {
-			return nil, fmt.Errorf("the store has lost image %s", m)
+			return nil, fmt.Errorf("%w: it has lost image %s", layerstore.ErrDamaged, m)
 		}
 		p, err := image.ParsePlatform(rec.Platform)
 		if err != nil {

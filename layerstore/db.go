@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -213,8 +215,85 @@ func (s *Store) addRefs(refs []Ref, images []Image, ready func() error) error {
 				return err
 			}
 		}
+		return putJSON(ib, keySum, sumKeys(tx))
+	})
+}
+
+// keySum is the key, in the bucket of images, of the checksum over all keys of
+// names and images: bbolt does not notice that it lost one.
+const keySum = "\x00keys"
+
+// sumKeys returns the checksum of the keys of names and images.
+func sumKeys(tx *bolt.Tx) uint32 {
+	sum := uint32(0)
+	for _, name := range [][]byte{bucketRefs, bucketImages} {
+		b := tx.Bucket(name)
+		if b == nil {
+			continue
+		}
+		c := b.Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			if string(k) != keySum {
+				sum = crc32.Update(crc32.Update(sum, castagnoli, k), castagnoli, []byte{0})
+			}
+		}
+	}
+	return sum
+}
+
+// Check reports with ErrDamaged whether the database has lost names or images.
+// It is for who did not find one.
+func (s *Store) Check() error {
+	if err := s.checkMetas(); err != nil {
+		return err
+	}
+	return s.view(func(tx *bolt.Tx) error {
+		var want uint32
+		ok, err := getJSON(tx.Bucket(bucketImages), keySum, &want)
+		switch {
+		case err != nil:
+			return err
+		case tx.Bucket(bucketImages) == nil && tx.Bucket(bucketRefs) == nil && tx.Bucket(bucketLayers) == nil:
+			if k, _ := tx.Cursor().First(); k != nil {
+				return fmt.Errorf("%w: it has lost its names", ErrDamaged)
+			}
+			return nil // nothing was ever stored
+		case !ok, want != sumKeys(tx):
+			return fmt.Errorf("%w: it has lost names or images", ErrDamaged)
+		}
 		return nil
 	})
+}
+
+// checkMetas looks at both of bbolt's meta pages: where one is damaged, bbolt
+// goes back to the state before the last transaction without a word. Layout
+// and FNV-1a checksum as in bbolt's internal/common/meta.go, in the machine's
+// byte order.
+func (s *Store) checkMetas() error {
+	const head, summed, size = 16, 56, 64 // bytes: page header, what the checksum covers, all of a meta
+	f, err := os.Open(s.dbPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for page := range int64(2) {
+		var b [size]byte
+		if _, err := f.ReadAt(b[:], page*int64(os.Getpagesize())+head); err != nil {
+			if err == io.EOF {
+				return nil // cut short: bbolt says so itself
+			}
+			return err
+		}
+		h := fnv.New64a()
+		h.Write(b[:summed])
+		if h.Sum64() != binary.NativeEndian.Uint64(b[summed:]) {
+			return fmt.Errorf("%w: meta page %d", ErrDamaged, page)
+		}
+	}
+	return nil
 }
 
 // createDB makes an empty database unless there is one. It gets its name when
@@ -354,6 +433,9 @@ func eachJSON[T any](b *bolt.Bucket, f func(T)) error {
 		return nil
 	}
 	return b.ForEach(func(k, raw []byte) error {
+		if string(k) == keySum {
+			return nil
+		}
 		var v T
 		if err := decodeJSON(k, raw, &v); err != nil {
 			return err
