@@ -94,7 +94,9 @@ func TestDropLayer(t *testing.T) {
 	}
 	var core [1]byte
 	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&mapped[0])), 4096, uintptr(unsafe.Pointer(&core[0])))
-	if errno != 0 || core[0]&1 != 0 {
+	// mm/mincore.c tells who neither owns the file nor may write it that every
+	// page is there.
+	if errno != 0 || core[0]&1 != 0 && os.Geteuid() == 0 {
 		t.Errorf("the page is still in the kernel, errno %v", errno)
 	}
 	if fi, err := os.Stat(dir + "/base"); err != nil || fi.Size() != int64(len("of the base")) {
