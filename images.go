@@ -150,11 +150,11 @@ func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
 }
 
 func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
-	config, err := s.ls.ReadBlob(rec.ID, maxDocument)
+	config, err := s.ls.ReadBlob(rec.ID, image.MaxDocument)
 	if err != nil {
 		return nil, err
 	}
-	manifest, err := s.ls.ReadBlob(rec.Manifest, maxDocument)
+	manifest, err := s.ls.ReadBlob(rec.Manifest, image.MaxDocument)
 	if err != nil {
 		return nil, err
 	}
@@ -193,9 +193,6 @@ func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
 	}
 	return info, nil
 }
-
-// maxDocument bounds a manifest or config.
-const maxDocument = 4 << 20
 
 func newInfo(rec *layerstore.Image, config, manifest []byte) *ImageInfo {
 	info := &ImageInfo{

@@ -90,19 +90,11 @@ func (s *Store) HasBlob(d digest.Digest) bool {
 // none. Its bytes were verified when they came, and may have been damaged
 // since.
 func (s *Store) OpenBlob(d digest.Digest) (*os.File, int64, error) {
-	f, err := os.Open(s.blobPath(d))
+	f, size, err := openSized(s.blobPath(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, fmt.Errorf("%s: %w", d, ErrNoBlob)
 	}
-	if err != nil {
-		return nil, 0, err
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, fi.Size(), nil
+	return f, size, err
 }
 
 // ReadBlob returns a small blob whole (limit bytes at most), verified.
