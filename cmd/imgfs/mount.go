@@ -223,6 +223,7 @@ func (o *mountOptions) options(a *app) imgfs.MountOptions {
 
 // mountForeground mounts and serves until the mount is gone.
 func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
+	debug.SetGCPercent(serverGC)
 	st, err := a.store()
 	if err != nil {
 		return err
@@ -379,7 +380,7 @@ func exists(path string) bool {
 // serverName is what the binary is called as the server of a mount.
 const serverName = "imgfs-mount"
 
-// serverGC is GOGC of a server. Most of its heap is the cache of decoded
+// serverGC is GOGC of who serves a mount, in the background or not. Most of its heap is the cache of decoded
 // chunks, which has no pointers: to collect often costs nothing, and to let the
 // heap double would cost the cache a second time.
 const serverGC = 10
