@@ -16,8 +16,8 @@ const module = "github.com/imgfs/imgfs"
 // besides internal/. Arrows point down only. A package that is not here may
 // import none. "." is the façade.
 var arrows = map[string][]string{
-	"cmd/imgfs":               {".", "image", "index", "layerstore/seek", "unionfs", "unionfs/mount"},
-	".":                       {"image", "image/archive", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
+	"cmd/imgfs":               {".", "cow", "image", "index", "layerstore/seek", "unionfs", "unionfs/mount"},
+	".":                       {"cow", "image", "image/archive", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
 	"image":                   {},
 	"image/archive":           {"image"},
 	"layerstore":              {"layerstore/seek", "index"},
@@ -25,14 +25,15 @@ var arrows = map[string][]string{
 	"layerstore/seek/inflate": {},
 	"index":                   {},
 	"unionfs":                 {"index"},
-	"unionfs/mount":           {"unionfs", "index"},
+	"unionfs/mount":           {"cow", "unionfs", "index"},
+	"cow":                     {"unionfs", "index"},
 }
 
 // only says who may import a module of others, by the prefix of its path. A
 // module that is not here may be imported by anyone.
 var only = map[string][]string{
 	"github.com/hanwen/go-fuse":         {"unionfs/mount"},
-	"go.etcd.io/bbolt":                  {"index", "layerstore"},
+	"go.etcd.io/bbolt":                  {"cow", "index", "layerstore"},
 	"github.com/spf13/cobra":            {"cmd/imgfs"},
 	"github.com/vbauerster/mpb":         {"internal/term"},
 	"golang.org/x/term":                 {"internal/term"},
