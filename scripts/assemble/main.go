@@ -17,7 +17,7 @@ import (
 func main() {
 	var (
 		out      = flag.String("o", "", "the OCI archive to write")
-		shape    = flag.String("shape", "tiny", "tiny, deep, many, base or app")
+		shape    = flag.String("shape", "tiny", "tiny, deep, many, rw, base or app")
 		root     = flag.String("root", "", "base and app: tar of a Debian root filesystem")
 		packages = flag.String("packages", "", "app: directory with a directory of .deb files for each layer, in order")
 	)
@@ -43,6 +43,8 @@ func run(out, shape, root, packages string) error {
 		steps = deep()
 	case "many":
 		steps = many()
+	case "rw":
+		steps = writable()
 	case "base":
 		steps, err = base(root)
 	case "app":
