@@ -199,9 +199,8 @@ func (e *Entry) readInfo() error {
 	return nil
 }
 
-// ask sends req and reads the answer; info, if not nil, takes what it tells.
-// The connection is returned open also with an error that the server sent.
-func (e *Entry) ask(ctx context.Context, req request, info *Info) (*net.UnixConn, error) {
+// dial connects to the server of e and checks whose it is.
+func (e *Entry) dial(ctx context.Context) (*net.UnixConn, error) {
 	path := socketPath(e.dir, e.ID)
 	if len(path) > maxSockPath {
 		return nil, &fs.PathError{Op: "connect", Path: path, Err: syscall.ENAMETOOLONG}
@@ -211,18 +210,29 @@ func (e *Entry) ask(ctx context.Context, req request, info *Info) (*net.UnixConn
 		return nil, err
 	}
 	c := conn.(*net.UnixConn)
+	peer, err := peerOf(c)
+	if err == nil && int(peer.Uid) != e.Owner {
+		err = fmt.Errorf("%s: served by user %d", path, peer.Uid)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	e.Server = int(peer.Pid)
+	return c, nil
+}
+
+// ask sends req and reads the answer; info, if not nil, takes what it tells.
+// The connection is returned open also with an error that the server sent.
+func (e *Entry) ask(ctx context.Context, req request, info *Info) (*net.UnixConn, error) {
+	c, err := e.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
 	fail := func(err error) (*net.UnixConn, error) {
 		c.Close()
 		return nil, err
 	}
-	peer, err := peerOf(c)
-	if err != nil {
-		return fail(err)
-	}
-	if int(peer.Uid) != e.Owner {
-		return fail(fmt.Errorf("%s: served by user %d", path, peer.Uid))
-	}
-	e.Server = int(peer.Pid)
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(answerTime)

@@ -13,8 +13,10 @@
 //	ID.log    what it has to say meanwhile (made by who starts it)
 //
 // A request is a line of JSON, so is its answer; both are bounded, and so is
-// the time for them. Server and client each check that the other is of the
-// same user, or root.
+// the time for them. The answer to a call comes behind a stream: pieces of up
+// to 64 KiB, each behind its length in four bytes, little-endian, the last of
+// length 0. Server and client each check that the other is of the same user,
+// or root.
 //
 // The package does not know how to mount or unmount.
 package control
@@ -22,6 +24,7 @@ package control
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,7 +42,9 @@ type Info struct {
 	Image    string    `json:"image"`  // as it was asked for
 	ImageID  string    `json:"image_id"`
 	Platform string    `json:"platform"`
-	Mode     string    `json:"mode"` // "ro"
+	Mode     string    `json:"mode"`              // "ro" or "rw"
+	Upper    string    `json:"upper,omitempty"`   // name of the upper, of a writable mount
+	Changed  int64     `json:"changed,omitempty"` // inodes that the upper holds
 	Options  []string  `json:"options,omitempty"`
 	PID      int       `json:"pid"`
 	Since    time.Time `json:"since"`
@@ -67,11 +72,20 @@ const (
 	verbInfo    = "info"
 	verbUnmount = "unmount"
 	verbWait    = "wait" // the connection stays open until the server is gone
+	verbCall    = "call" // something that only the server of a writable mount can do
 )
 
 type request struct {
 	Verb string `json:"verb"`
 	Lazy bool   `json:"lazy,omitempty"`
+	Call *Call  `json:"call,omitempty"`
+}
+
+// A Call asks a server for something that comes as a stream. Who serves says
+// what names and arguments there are.
+type Call struct {
+	Name string          `json:"name"`
+	Arg  json.RawMessage `json:"arg,omitempty"`
 }
 
 type answer struct {

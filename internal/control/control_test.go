@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -30,6 +31,20 @@ func (m *fakeMount) Info() Info {
 }
 
 func (m *fakeMount) Unmount(bool) error { m.unmount.Add(1); return m.err }
+
+// Call writes its argument, a JSON string, as often as its name is long.
+func (m *fakeMount) Call(ctx context.Context, c *Call, w io.Writer) error {
+	if c.Name == "wait" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	for range c.Name {
+		if _, err := w.Write(c.Arg); err != nil {
+			return err
+		}
+	}
+	return m.err
+}
 
 // register returns a directory that is short enough for sockets.
 func register(t *testing.T) string {

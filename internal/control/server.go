@@ -5,6 +5,7 @@ package control
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ import (
 type Handler interface {
 	Info() Info
 	Unmount(lazy bool) error
+	// Call writes what is called for to w. ctx ends with the client.
+	Call(ctx context.Context, c *Call, w io.Writer) error
 }
 
 // A Server answers for one mount.
@@ -150,6 +153,8 @@ func (s *Server) serve(c *net.UnixConn) {
 		writeLine(c, answerOf(err))
 	case verbWait:
 		s.hold(c)
+	case verbCall:
+		s.call(c, req.Call)
 	default:
 		writeLine(c, answer{Error: fmt.Sprintf("unknown verb %.40q", req.Verb)})
 	}
