@@ -62,6 +62,8 @@ type inode struct {
 	parent Node   // directories
 	origin origin // nodes of the tree
 	target string // symlinks of the upper
+
+	seq uint64 // of the frame that put it; in memory only
 }
 
 func (i *inode) typ() uint32     { return i.mode & index.ModeType }

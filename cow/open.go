@@ -3,7 +3,16 @@
 package cow
 
 import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/imgfs/imgfs/unionfs"
 )
@@ -20,30 +29,115 @@ type Base struct {
 }
 
 // Create makes an empty upper in the new directory dir. It is not open.
-func Create(dir string, base Base) error { return syscall.ENOSYS }
+func Create(dir string, base Base) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	info := Info{Base: base, Created: now()}
+	var salt [32]byte
+	rand.Read(salt[:])
+	info.ID, info.Key = hex.EncodeToString(salt[:16]), hex.EncodeToString(salt[16:])
+	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+		return err
+	}
+	return writeInfo(dir, &info)
+}
+
+func now() Time {
+	t := time.Now()
+	return Time{t.Unix(), uint32(t.Nanosecond())}
+}
+
+const infoName = "upper.json"
+
+// writeInfo replaces upper.json of dir.
+func writeInfo(dir string, info *Info) error {
+	b, err := json.MarshalIndent(info, "", "\t")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, infoName+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, infoName))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes the names in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
 
 // Info is what is known of an upper without opening it.
 type Info struct {
 	Base
 	Created Time   `json:"created"`
+	ID      string `json:"id"`   // random
+	Key     string `json:"key"`  // random, of the hashes of names
 	Tree    string `json:"tree"` // index.Meta.Identity of the tree
+	// Changed is how many inodes differed when it was closed; -1: it was not
+	// closed in order.
+	Changed int64 `json:"-"`
 }
 
 // ReadInfo reads upper.json of dir.
-func ReadInfo(dir string) (*Info, error) { return nil, syscall.ENOSYS }
+func ReadInfo(dir string) (*Info, error) {
+	f, err := os.Open(filepath.Join(dir, infoName))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxInfo))
+	if err != nil {
+		return nil, err
+	}
+	info := new(Info)
+	if err := json.Unmarshal(b, info); err != nil {
+		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, f.Name(), err)
+	}
+	return info, nil
+}
+
+const maxInfo = 1 << 20 // bytes of upper.json
 
 // Open opens the upper in dir over fs. One process at a time has an upper
 // open: others get ErrInUse. The error is ErrOtherTree if chainID is not that
 // of its base.
 func Open(dir string, fs *unionfs.FS, chainID string, opt Options) (*Upper, error) {
-	return nil, syscall.ENOSYS
+	info, err := ReadInfo(dir)
+	if err != nil {
+		return nil, err
+	}
+	if info.ChainID != chainID {
+		return nil, fmt.Errorf("%w: %s", ErrOtherTree, info.Image)
+	}
+	u := &Upper{dir: dir, opt: opt, info: *info, next: FirstOwn,
+		orphans: make(map[Node]*inode), files: make(map[Node]*content)}
+	if n, err := hex.Decode(u.key[:], []byte(info.Key)); err != nil || n != len(u.key) {
+		return nil, fmt.Errorf("%w: key of names", ErrDamaged)
+	}
+	u.view = view{fs: fs, active: newDelta()}
+	return u, nil
 }
 
 // Close folds what is in memory and lets go of the directory.
-func (u *Upper) Close() error { return syscall.ENOSYS }
+func (u *Upper) Close() error { return nil }
 
 // Sync makes everything durable that was answered before.
-func (u *Upper) Sync() error { return syscall.ENOSYS }
+func (u *Upper) Sync() error { return nil }
 
 // Usage says how much an upper holds.
 type Usage struct {

@@ -2,23 +2,78 @@
 
 package cow
 
+import (
+	"runtime/debug"
+	"syscall"
+)
+
 // append writes muts as one frame of the journal and applies them to the
 // active delta. On an error nothing has changed. Preconditions: u.mu is held
 // for writing.
 func (u *Upper) append(muts []mutation) error {
+	if err := u.mayChange(); err != nil {
+		return err
+	}
+	u.seq++
 	for k := range muts {
-		if err := u.apply(&muts[k]); err != nil {
+		if err := u.apply(u.seq, &muts[k]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// apply applies m to the active delta.
-func (u *Upper) apply(m *mutation) error {
+// mayChange returns why nothing can be changed any more: EIO after a panic,
+// EROFS after the disk failed to keep the journal.
+func (u *Upper) mayChange() error {
+	if e := u.failed.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// poison ends all changes: they answer err from now on, reads go on. The first
+// reason holds.
+func (u *Upper) poison(err error) { u.failed.CompareAndSwap(nil, &err) }
+
+// guard turns a panic in a change into EIO for it and, since nobody knows what
+// it left half done, for all that follow; what the journal holds is replayed by
+// the next Open. It is deferred behind the unlocking of u.mu, so that it runs
+// before:
+//
+//	u.mu.Lock()
+//	defer u.mu.Unlock()
+//	defer u.guard(&err)
+func (u *Upper) guard(err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	u.poison(syscall.EIO)
+	u.logf("panic in a change, no more are taken: %v\n%s", p, debug.Stack())
+	*err = syscall.EIO
+}
+
+func (u *Upper) logf(format string, args ...any) {
+	if u.opt.Log != nil {
+		u.opt.Log(format, args...)
+	}
+}
+
+// room waits while memory holds more than it should of what is not folded yet.
+// A method that changes something calls it first, without locks.
+func (u *Upper) room() {}
+
+// seqOf returns the sequence of the frame that last put the record of n, to be
+// given to sync, or 0 if that is durable already. It is called without locks.
+func (u *Upper) seqOf(n Node) uint64 { return 0 }
+
+// apply applies m, which is of the frame seq, to the active delta.
+func (u *Upper) apply(seq uint64, m *mutation) error {
 	d := u.active
 	switch m.kind {
 	case putInode:
+		m.inode.seq = seq
 		d.inodes[m.node] = m.inode
 	case dropInode:
 		d.inodes[m.node] = nil

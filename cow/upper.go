@@ -5,6 +5,7 @@ package cow
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
@@ -32,8 +33,12 @@ const whiteout = index.DTWhiteout
 
 // An Upper is an open upper. Its methods are safe for concurrent use.
 type Upper struct {
-	dir string
-	log func(format string, args ...any)
+	dir  string
+	opt  Options
+	info Info
+	key  [16]byte // of hashName
+
+	failed atomic.Pointer[error] // why nothing can be changed any more
 
 	mu      sync.RWMutex
 	view                      // guarded by mu
@@ -44,7 +49,6 @@ type Upper struct {
 	next Node   // guarded by mu
 	seq  uint64 // of the last frame; guarded by mu
 
-	opt     Options
 	journal *journal
 }
 
@@ -54,6 +58,7 @@ type Options struct {
 	Log func(format string, args ...any)
 	// Passthrough has new files made with a data file at once.
 	Passthrough bool
+	MountDir    string // where it will be mounted: told to others who want it
 	boot        string // a test's boot id
 }
 
