@@ -27,6 +27,11 @@ import (
 type MountOptions struct {
 	OpenOptions
 
+	Writable      bool   // takes changes, which go to an upper; an image file is verified first
+	Upper         string // of this name, opened or made; empty: a new one, removed at the end if nothing changed
+	Discard       bool   // remove the upper, which must be new, at the end
+	NoPassthrough bool   // no reads and writes past the server: other file systems can be stacked on the mount
+
 	MakeDir    bool // make the directory, and remove it again at unmount
 	Nonempty   bool // also over a directory that is not empty
 	AllowOther bool // let other users in
@@ -61,7 +66,9 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // A Mount is an image on a directory, served by this process.
 type Mount struct {
 	info   control.Info
+	store  *Store
 	img    *Image
+	upper  *upperUse // nil: read-only
 	server *mount.Server
 	reg    *control.Server
 	logf   func(format string, args ...any)
@@ -92,14 +99,19 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 			removeMade(made)
 		}
 	}()
-	img, err := s.OpenImage(ctx, arg, stdin, OpenOptions{Platform: opt.Platform, Verify: opt.Verify, LoadOptions: opt.LoadOptions})
+	img, err := s.OpenImage(ctx, arg, stdin, OpenOptions{Platform: opt.Platform, Verify: opt.Verify || opt.Writable, LoadOptions: opt.LoadOptions})
 	if err != nil {
 		return nil, err
 	}
-	m := &Mount{img: img, logf: opt.Logf, stopVerify: func() {}}
+	m := &Mount{store: s, img: img, logf: opt.Logf, stopVerify: func() {}}
 	m.verified.Store(!img.Unverified())
+	if opt.Writable {
+		if m.upper, err = s.useUpper(img, path, &opt); err != nil {
+			return nil, errors.Join(err, img.Close())
+		}
+	}
 	if err := m.serveAlone(path, made, s.Root(), &opt); err != nil {
-		return nil, errors.Join(err, img.Close())
+		return nil, errors.Join(err, m.upper.end(), img.Close())
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(err, m.Unmount(true), m.Wait())
@@ -162,22 +174,29 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 		reg.Close()
 		return err
 	}
-	server, err := mount.Mount(path, part, mount.Options{
-		Name:       name,
-		AllowOther: opt.AllowOther,
-		Suid:       opt.Suid,
-		Dev:        opt.Dev,
-		Provenance: opt.Provenance,
-		UID:        opt.UID,
-		GID:        opt.GID,
-		NoSymlinks: opt.NoSymlinks,
-		NoSpecials: opt.NoSpecials,
-		NoXattrs:   opt.NoXattrs,
-		Unverified: !m.verified.Load(),
-		Extra:      opt.Extra,
-		Nonempty:   true, // looked at already, and a mount below hides the answer
-		Log:        opt.Logf,
-	})
+	mopt := mount.Options{
+		Name:          name,
+		AllowOther:    opt.AllowOther,
+		Suid:          opt.Suid,
+		Dev:           opt.Dev,
+		Provenance:    opt.Provenance,
+		UID:           opt.UID,
+		GID:           opt.GID,
+		NoSymlinks:    opt.NoSymlinks,
+		NoSpecials:    opt.NoSpecials,
+		NoXattrs:      opt.NoXattrs,
+		Unverified:    !m.verified.Load(),
+		NoPassthrough: opt.NoPassthrough,
+		Extra:         opt.Extra,
+		Nonempty:      true, // looked at already, and a mount below hides the answer
+		Log:           opt.Logf,
+	}
+	var server *mount.Server
+	if m.upper != nil {
+		server, err = mount.MountUpper(path, m.upper.u, mopt)
+	} else {
+		server, err = mount.Mount(path, part, mopt)
+	}
 	if err != nil {
 		reg.Close()
 		return err
@@ -187,6 +206,9 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 		ID: id, Dir: path, Image: name, ImageID: m.img.ID.String(), Platform: m.img.Platform,
 		Mode: "ro", Options: opt.Shown, PID: os.Getpid(), Since: time.Now().Truncate(time.Second),
 		Log: opt.Log, Store: store, Made: made, Exits: opt.Exits,
+	}
+	if m.upper != nil {
+		m.info.Mode, m.info.Upper = "rw", m.upper.name
 	}
 	if place, err := mtab.Locate(path); err == nil && place.IsOurs() {
 		m.info.Device = place.Mount.Device
@@ -250,6 +272,9 @@ func (m *Mount) verifyBehind() {
 func (m *Mount) Info() control.Info {
 	info := m.info
 	info.Verified, info.Damaged = m.verified.Load(), m.damaged.Load()
+	if m.upper != nil {
+		info.Changed = m.upper.changed()
+	}
 	return info
 }
 
@@ -276,9 +301,19 @@ func (m *Mount) Wait() error {
 	m.server.Wait()
 	m.stopVerify()
 	removeMade(m.info.Made)
-	err := m.img.Close()
+	err := errors.Join(m.upper.end(), m.img.Close())
 	m.reg.Close()
 	return err
+}
+
+// Upper returns the name of the upper of a writable mount and, once Wait has
+// returned, whether it is still there: it is removed if nothing changed and
+// nobody had named it, or if that was asked for.
+func (m *Mount) Upper() (name string, kept bool) {
+	if m.upper == nil {
+		return "", false
+	}
+	return m.upper.name, m.upper.kept
 }
 
 // mountPoint finds out whether dir can be mounted on. It makes dir if that is

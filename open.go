@@ -35,6 +35,7 @@ type Image struct {
 	FS       *unionfs.FS   // the whole tree
 	Path     string        // the part that was asked for ("NAME:/usr"), "" = all
 
+	chain  digest.Digest       // names the stack of layers
 	places []*layerstore.Place // in place
 	lease  *layerstore.Lease
 	source io.Closer // the archive
@@ -299,7 +300,7 @@ func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name stri
 		lease.Close()
 		return nil, err
 	}
-	i := &Image{Name: name, ID: rec.ID, Digest: rec.Manifest, Platform: rec.Platform, lease: lease}
+	i := &Image{Name: name, ID: rec.ID, Digest: rec.Manifest, Platform: rec.Platform, chain: treeChain(rec), lease: lease}
 	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) {
 		c, err := s.ls.OpenContent(context.Background(), rec.Layers[k], s.cache)
 		if err != nil {
@@ -447,6 +448,10 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 		if k < len(history) {
 			sources[k].CreatedBy = history[k].CreatedBy
 		}
+	}
+	i.chain = emptyChain
+	if chain := image.ChainIDs(c.RootFS.DiffIDs); len(chain) > 0 {
+		i.chain = chain[len(chain)-1]
 	}
 	path := s.ls.PlaceTreePath(keys)
 	tree, err := openTree(path, func() error {

@@ -27,6 +27,8 @@ type Options struct {
 	Provenance bool    // XattrLayer, XattrDiffID, XattrCreatedBy
 	Unverified bool    // layers may change their answer: Server.DropLayer is to come
 
+	NoPassthrough bool // of a writable mount: every read and write comes to the server
+
 	// Extra holds further -o options, each as mount(8) spells it: noexec,
 	// noatime, max_read=65536, context=….
 	Extra []string

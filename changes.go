@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/imgfs/imgfs/cow"
+	"github.com/imgfs/imgfs/internal/control"
+	"github.com/imgfs/imgfs/internal/control/mtab"
+)
+
+// What the server of a writable mount can be called for.
+const (
+	callChanges = "changes" // a line of JSON for each cow.Change
+	callLayer   = "layer"   // a tar; the argument is cow.TarOptions
+	callTree    = "tree"    // the same
+)
+
+// callUpper writes to w what c calls for.
+func callUpper(ctx context.Context, u *cow.Upper, c *control.Call, w io.Writer) (err error) {
+	var opt cow.TarOptions
+	if len(c.Arg) > 0 {
+		if err := json.Unmarshal(c.Arg, &opt); err != nil {
+			return err
+		}
+	}
+	snap, err := u.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	switch c.Name {
+	case callChanges:
+		enc := json.NewEncoder(w)
+		return snap.Changes(ctx, func(ch cow.Change) error { return enc.Encode(ch) })
+	case callLayer:
+		return snap.WriteLayer(ctx, w, opt)
+	case callTree:
+		return snap.WriteTree(ctx, w, opt)
+	}
+	return fmt.Errorf("unknown call %.40q", c.Name)
+}
+
+// Call answers a command that asks for the changes of a writable mount.
+func (m *Mount) Call(ctx context.Context, c *control.Call, w io.Writer) error {
+	if m.upper == nil {
+		return fmt.Errorf("%s: mounted read-only", m.info.Dir)
+	}
+	return callUpper(ctx, m.upper.u, c, w)
+}
+
+// An upperSource is an upper that something is asked of: by the server of its
+// mount if it is mounted, else here.
+type upperSource struct {
+	store *Store
+	name  string
+	mount *control.Entry // nil: not mounted
+}
+
+// findUpper returns the upper that arg names, or the one that is mounted on
+// the directory arg.
+func (s *Store) findUpper(ctx context.Context, arg string) (*upperSource, error) {
+	if checkUpperName(arg) == nil && s.hasUpper(arg) == nil {
+		holders, err := s.upperHolders(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &upperSource{s, arg, holders[arg]}, nil
+	}
+	place, err := mtab.Locate(arg)
+	if err != nil || !place.IsOurs() {
+		if onDisk(arg) {
+			return nil, fmt.Errorf("%s: %w", arg, ErrNotMounted)
+		}
+		return nil, fmt.Errorf("%s: %w", arg, ErrNoUpper)
+	}
+	found, err := registered(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range found {
+		if r.State == control.Dead || r.at == nil || r.at.Device != place.Mount.Device {
+			continue
+		}
+		if r.Upper == "" {
+			return nil, &RefusedError{Dir: arg, Reason: "is mounted read-only and has no changes"}
+		}
+		return &upperSource{s, r.Upper, r.Entry}, nil
+	}
+	return nil, fmt.Errorf("%s: %w that answers", arg, ErrNotMounted)
+}
+
+// call writes to w what the call asks of the upper.
+func (f *upperSource) call(ctx context.Context, name string, arg any, w io.Writer) error {
+	raw, err := json.Marshal(arg)
+	if err != nil {
+		return err
+	}
+	c := &control.Call{Name: name, Arg: raw}
+	if f.mount != nil {
+		return f.mount.Call(ctx, c, w)
+	}
+	img, u, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(w, 64<<10)
+	return errors.Join(callUpper(ctx, u, c, out), out.Flush(), u.Close(), img.Close())
+}
+
+// open opens the upper, which is not mounted, and its image.
+func (f *upperSource) open(ctx context.Context) (*Image, *cow.Upper, error) {
+	arg, err := f.store.imageOf(f.name)
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := f.store.OpenImage(ctx, arg, nil, OpenOptions{Verify: true})
+	if err != nil {
+		return nil, nil, fmt.Errorf("the image below upper %s: %w", f.name, err)
+	}
+	u, err := cow.Open(f.store.upperDir(f.name), img.FS, img.chain.String(), cow.Options{})
+	if err != nil {
+		return nil, nil, errors.Join(upperError(f.name, err), img.Close())
+	}
+	return img, u, nil
+}
+
+// A Change is a path that differs from the image.
+type Change = cow.Change
+
+// Changes calls f for each path that differs from the image, in the order of a
+// walk. arg is the name of an upper or the directory of a writable mount.
+func (s *Store) Changes(ctx context.Context, arg string, f func(Change) error) error {
+	src, err := s.findUpper(ctx, arg)
+	if err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(src.call(ctx, callChanges, nil, w)) }()
+	defer r.Close()
+	for dec := json.NewDecoder(r); ; {
+		var c Change
+		switch err := dec.Decode(&c); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := f(c); err != nil {
+			return err
+		}
+	}
+}
+
+// ExportOptions say how a tree is written as a tar.
+type ExportOptions struct {
+	OpenOptions
+	AllowChanging bool // a file that is being written is taken as it is
+}
+
+// Export writes a whole tree as a tar to w: of an upper with its image, of a
+// writable mount, or of an image alone.
+func (s *Store) Export(ctx context.Context, arg string, w io.Writer, opt ExportOptions) error {
+	tar := cow.TarOptions{AllowChanging: opt.AllowChanging}
+	src, err := s.findUpper(ctx, arg)
+	if err == nil {
+		return src.call(ctx, callTree, tar, w)
+	}
+	if r := (*RefusedError)(nil); !errors.Is(err, ErrNoUpper) && !errors.Is(err, ErrNotMounted) && !errors.As(err, &r) {
+		return err
+	}
+	img, oerr := s.OpenImage(ctx, arg, nil, opt.OpenOptions)
+	if oerr != nil {
+		return oerr
+	}
+	out := bufio.NewWriterSize(w, 64<<10)
+	return errors.Join(cow.Over(img.FS).WriteTree(ctx, out, tar), out.Flush(), img.Close())
+}
+
+// Reset throws the changes of an upper away: all of them, or those at and
+// below paths. It is refused while the upper is in use.
+func (s *Store) Reset(ctx context.Context, name string, paths []string) error {
+	src, err := s.findUpper(ctx, name)
+	if err != nil {
+		return err
+	}
+	if src.mount != nil {
+		return upperError(src.name, &cow.InUseError{PID: src.mount.Server, Dir: src.mount.Dir})
+	}
+	img, u, err := src.open(ctx)
+	if err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		err = u.ResetAll()
+	}
+	for _, p := range paths {
+		if err = u.Reset(p); err != nil {
+			err = fmt.Errorf("reset %s: %w", p, err)
+			break
+		}
+	}
+	return errors.Join(err, u.Close(), img.Close())
+}
+
+// sourceDate returns the time for what is made now: SOURCE_DATE_EPOCH if it is
+// set (https://reproducible-builds.org/specs/source-date-epoch/).
+func sourceDate(epoch string) (t time.Time, fixed bool, err error) {
+	if epoch == "" {
+		return time.Now().UTC(), false, nil
+	}
+	var sec int64
+	if _, err := fmt.Sscanf(epoch, "%d", &sec); err != nil || fmt.Sprint(sec) != epoch || sec < 0 {
+		return time.Time{}, false, fmt.Errorf("SOURCE_DATE_EPOCH: %q is not a number of seconds", epoch)
+	}
+	return time.Unix(sec, 0).UTC(), true, nil
+}

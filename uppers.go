@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/imgfs/imgfs/cow"
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/internal/control"
+)
+
+// ErrNoUpper marks a name that no upper has.
+var ErrNoUpper = errors.New("no such upper")
+
+// UpperInfo is an upper: the changes made over an image, kept under a name.
+type UpperInfo struct {
+	Name     string    `json:"name"`
+	Image    string    `json:"image"` // as it was asked for
+	ImageID  string    `json:"image_id"`
+	Platform string    `json:"platform"`
+	ChainID  string    `json:"chain_id"`
+	Created  time.Time `json:"created"`
+	Changed  int64     `json:"changed"` // inodes that differ from the image; -1: not known, it was not closed in order
+	Size     int64     `json:"size"`    // bytes on disk
+	Mount    string    `json:"mount,omitempty"`
+	PID      int       `json:"pid,omitempty"` // of who has it open
+}
+
+// maxUpperName bounds the name of an upper.
+const maxUpperName = 128
+
+// checkUpperName refuses what cannot be the name of a directory, or reads as
+// something else.
+func checkUpperName(name string) error {
+	ok := name != "" && len(name) <= maxUpperName && isAlnum(name[0])
+	for i := 0; i < len(name) && ok; i++ {
+		ok = isAlnum(name[i]) || strings.IndexByte("_.-", name[i]) >= 0
+	}
+	if !ok {
+		return fmt.Errorf("%w: %q cannot be the name of an upper: letters, digits, '_', '.' and '-', at most %d", syscall.EINVAL, name, maxUpperName)
+	}
+	return nil
+}
+
+func isAlnum(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+// newUpperName makes a name for an upper over an image.
+func newUpperName(img string) string {
+	base := "image"
+	if r, err := image.ParseReference(img); err == nil {
+		base = path.Base(r.FamiliarName())
+	} else if b, _, _ := strings.Cut(path.Base(img), "."); checkUpperName(b) == nil {
+		base = b
+	}
+	b := make([]byte, 4)
+	rand.Read(b) // never fails
+	return base[:min(len(base), maxUpperName/2)] + "-" + hex.EncodeToString(b)
+}
+
+func (s *Store) uppersDir() string { return filepath.Join(s.Root(), "uppers") }
+
+func (s *Store) upperDir(name string) string { return filepath.Join(s.uppersDir(), name) }
+
+// Uppers returns the uppers of the store, sorted by name.
+func (s *Store) Uppers(ctx context.Context) ([]UpperInfo, error) {
+	names, err := os.ReadDir(s.uppersDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	holders, err := s.upperHolders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		list []UpperInfo
+		errs []error
+	)
+	for _, e := range names {
+		if checkUpperName(e.Name()) != nil {
+			continue // being made or removed
+		}
+		info, err := s.upperInfo(e.Name(), holders)
+		switch {
+		case errors.Is(err, ErrNoUpper): // removed since
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			list = append(list, *info)
+		}
+	}
+	return list, errors.Join(errs...)
+}
+
+// Upper returns one upper. The error is ErrNoUpper if there is none of that
+// name.
+func (s *Store) Upper(ctx context.Context, name string) (*UpperInfo, error) {
+	holders, err := s.upperHolders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.upperInfo(name, holders)
+}
+
+// upperHolders returns the mounts whose uppers are of this store, by name.
+func (s *Store) upperHolders(ctx context.Context) (map[string]*control.Entry, error) {
+	found, err := registered(ctx)
+	if err != nil {
+		return nil, err
+	}
+	holders := map[string]*control.Entry{}
+	for _, r := range found {
+		if r.State == control.Dead || r.Upper == "" {
+			continue
+		}
+		if same, err := isSame(r.Store, s.Root()); err == nil && same {
+			holders[r.Upper] = r.Entry
+		}
+	}
+	return holders, nil
+}
+
+func isSame(a, b string) (bool, error) {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y), err
+}
+
+func (s *Store) upperInfo(name string, holders map[string]*control.Entry) (*UpperInfo, error) {
+	if err := checkUpperName(name); err != nil {
+		return nil, err
+	}
+	dir := s.upperDir(name)
+	c, err := cow.ReadInfo(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", name, ErrNoUpper)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("upper %s: %w", name, err)
+	}
+	info := &UpperInfo{
+		Name: name, Image: c.Image, ImageID: c.ImageID, Platform: c.Platform, ChainID: c.ChainID,
+		Created: time.Unix(c.Created.Sec, int64(c.Created.Nsec)), Changed: c.Changed,
+	}
+	if info.Size, err = diskUsage(dir); err != nil {
+		return nil, fmt.Errorf("upper %s: %w", name, err)
+	}
+	if e := holders[name]; e != nil {
+		info.Mount, info.PID, info.Changed = e.Dir, e.Server, e.Changed
+	}
+	return info, nil
+}
+
+// diskUsage returns what the files below dir take on disk. What goes away
+// meanwhile counts nothing.
+func diskUsage(dir string) (int64, error) {
+	var sum int64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); err == nil && ok {
+			sum += st.Blocks * 512
+		}
+		return err
+	})
+	return sum, err
+}
+
+// RemoveUpper removes an upper and all changes in it. It is refused while the
+// upper is in use.
+func (s *Store) RemoveUpper(name string) error {
+	if err := s.hasUpper(name); err != nil {
+		return err
+	}
+	return upperError(name, cow.Remove(s.upperDir(name)))
+}
+
+// RenameUpper gives an upper another name. It is refused while the upper is in
+// use, or if the name is taken.
+func (s *Store) RenameUpper(name, to string) error {
+	if err := s.hasUpper(name); err != nil {
+		return err
+	}
+	if err := checkUpperName(to); err != nil {
+		return err
+	}
+	err := cow.Rename(s.upperDir(name), s.upperDir(to))
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("upper %s: %w", to, fs.ErrExist)
+	}
+	return upperError(name, err)
+}
+
+func (s *Store) hasUpper(name string) error {
+	if err := checkUpperName(name); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(s.upperDir(name)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", name, ErrNoUpper)
+	}
+	return nil
+}
+
+func upperError(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("upper %s: %w", name, err)
+}
+
+// base describes the image for an upper that is made over it.
+func (i *Image) base() (cow.Base, error) {
+	b := cow.Base{
+		Image: i.Name, ImageID: i.ID.String(), Manifest: i.Digest.String(),
+		Platform: i.Platform, ChainID: i.chain.String(),
+	}
+	if len(i.places) == 0 {
+		return b, nil
+	}
+	file, err := filepath.Abs(i.Name)
+	b.Image, b.File = file, file
+	return b, err
+}
+
+// openUpper opens the upper name over i; dir is where it will be mounted, for
+// others to read. It is made if there is none. An empty name stands for a new
+// one.
+func (s *Store) openUpper(i *Image, name, dir string, opt cow.Options) (_ *cow.Upper, _ string, made bool, err error) {
+	base, err := i.base()
+	if err != nil {
+		return nil, "", false, err
+	}
+	if name == "" {
+		name = newUpperName(base.Image)
+	} else if err := checkUpperName(name); err != nil {
+		return nil, "", false, err
+	}
+	if err := s.ls.Create(); err != nil {
+		return nil, "", false, err
+	}
+	if err := os.Mkdir(s.uppersDir(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, "", false, err
+	}
+	path := s.upperDir(name)
+	switch err := cow.Create(path, base); {
+	case err == nil:
+		made = true
+	case !errors.Is(err, fs.ErrExist):
+		return nil, "", false, upperError(name, err)
+	}
+	opt.MountDir = dir
+	u, err := cow.Open(path, i.FS, base.ChainID, opt)
+	if err != nil {
+		if made {
+			err = errors.Join(err, cow.Remove(path))
+		}
+		return nil, "", false, upperError(name, err)
+	}
+	return u, name, made, nil
+}
+
+// imageOf returns the argument for OpenImage that opens the image an upper lies
+// over.
+func (s *Store) imageOf(name string) (string, error) {
+	if err := s.hasUpper(name); err != nil {
+		return "", err
+	}
+	c, err := cow.ReadInfo(s.upperDir(name))
+	if err != nil {
+		return "", upperError(name, err)
+	}
+	if c.File != "" {
+		return c.File, nil
+	}
+	return c.ImageID, nil
+}
+
+// upperNames returns the names of all uppers, sorted.
+func (s *Store) upperNames() ([]string, error) {
+	entries, err := os.ReadDir(s.uppersDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if checkUpperName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// An upperUse is an upper that a mount has open. A nil one is none.
+type upperUse struct {
+	u    *cow.Upper
+	name string
+	dir  string
+	drop func(*cow.Upper) bool // whether it goes at the end
+	kept bool                  // set by end
+}
+
+// useUpper opens the upper that opt asks for, over img, for a mount at dir.
+func (s *Store) useUpper(img *Image, dir string, opt *MountOptions) (*upperUse, error) {
+	switch {
+	case img.Path != "":
+		return nil, &RefusedError{Dir: dir, Reason: "a part of an image cannot be mounted read-write", Hint: "mount the whole image"}
+	case opt.Discard && opt.Upper != "" && s.hasUpper(opt.Upper) == nil:
+		return nil, &RefusedError{
+			Dir: dir, Reason: "upper " + opt.Upper + " holds changes that --rm would drop",
+			Hint: "leave --rm out, or choose another name",
+		}
+	}
+	u, name, made, err := s.openUpper(img, opt.Upper, dir, cow.Options{Log: opt.Logf})
+	if err != nil {
+		return nil, err
+	}
+	use := &upperUse{u: u, name: name, dir: s.upperDir(name), drop: func(*cow.Upper) bool { return false }}
+	switch {
+	case opt.Discard:
+		use.drop = func(*cow.Upper) bool { return true }
+	case made && opt.Upper == "":
+		use.drop = func(u *cow.Upper) bool {
+			empty, err := u.Empty()
+			return err == nil && empty
+		}
+	}
+	return use, nil
+}
+
+// changed returns how many inodes the upper holds, -1 if that cannot be told.
+func (use *upperUse) changed() int64 {
+	usage, err := use.u.Usage()
+	if err != nil {
+		return -1
+	}
+	return usage.Files
+}
+
+// end closes the upper, and removes it if nobody wants it.
+func (use *upperUse) end() error {
+	if use == nil {
+		return nil
+	}
+	drop := use.drop(use.u)
+	err := use.u.Close()
+	if drop {
+		return errors.Join(err, upperError(use.name, cow.Remove(use.dir)))
+	}
+	use.kept = true
+	return upperError(use.name, err)
+}
