@@ -30,6 +30,8 @@ type Config struct {
 	// Raw is the document as it came, for those who need a field that is not
 	// here, or its digest. It must not be changed.
 	Raw json.RawMessage `json:"-"`
+
+	cmdChanged bool // a Change set the command
 }
 
 // A RunConfig says how a container of the image is started.
