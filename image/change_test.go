@@ -271,7 +271,7 @@ func FuzzChange(f *testing.F) {
 		if !utf8.ValidString(s) {
 			t.Fatal("not UTF-8")
 		}
-		raw, err := Commit(old, CommitOptions{DiffID: "sha256:" + zeros, Changes: []Change{change}})
+		raw, err := Commit(old, CommitOptions{DiffID: diffA, Changes: []Change{change}})
 		if err != nil {
 			return
 		}
@@ -294,4 +294,4 @@ func FuzzChange(f *testing.F) {
 	})
 }
 
-const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
+const zeros = "00000000000000000000000000000000000000000000000000000000000000"

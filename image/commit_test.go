@@ -14,7 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-const diffA, diffB = "sha256:" + "aa" + zeros[2:], "sha256:" + "bb" + zeros[2:]
+const diffA, diffB = "sha256:aa" + zeros, "sha256:bb" + zeros
 
 var someday = time.Date(2026, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600))
 
