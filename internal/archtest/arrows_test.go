@@ -40,7 +40,7 @@ var only = map[string][]string{
 	"github.com/klauspost/compress":     {"layerstore/seek"},
 	"github.com/ulikunitz/xz":           {"layerstore/seek"},
 	"github.com/distribution/reference": {"image"},
-	"testing":                           {"internal/fusetest", "internal/tartest"},
+	"testing":                           {"internal/fusetest", "internal/tartest", "internal/posix/model", "internal/posix/suite"},
 	"log":                               {"unionfs/mount"},
 }
 

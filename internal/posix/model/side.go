@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package model
+
+import (
+	"fmt"
+	"hash/fnv"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// slots is how many descriptors a sequence can hold.
+const slots = 10
+
+// A user is who does an operation. The first is who runs the test.
+type user struct {
+	id     int
+	groups []uint32
+}
+
+var users = []user{{}, {1000, []uint32{1000}}, {1001, []uint32{1001, 1000, 2000}}}
+
+// as runs f with the credentials of users[who], of this thread alone.
+func as(who int, f func()) {
+	if who == 0 {
+		f()
+		return
+	}
+	u := users[who]
+	must := func(_, _ uintptr, errno syscall.Errno) {
+		if errno != 0 {
+			panic("credentials: " + errno.Error())
+		}
+	}
+	must(unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.groups)), uintptr(unsafe.Pointer(&u.groups[0])), 0))
+	must(unix.RawSyscall(unix.SYS_SETRESGID, uintptr(u.id), uintptr(u.id), 0))
+	must(unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.id), uintptr(u.id), 0))
+	defer func() {
+		must(unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0))
+		must(unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0))
+		must(unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0))
+	}()
+	f()
+}
+
+// A side is one tree while a sequence runs.
+type side struct {
+	tree Tree
+	root int        // O_PATH
+	held [slots]int // open descriptors, -1: none
+}
+
+func (s *side) open() error {
+	for i := range s.held {
+		s.held[i] = -1
+	}
+	var err error
+	s.root, err = unix.Open(s.tree.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return err
+}
+
+// close leaves nothing open, and the thread outside of the tree.
+func (s *side) close() {
+	for i := range s.held {
+		s.drop(i)
+	}
+	if s.root >= 0 {
+		unix.Close(s.root)
+	}
+	s.root = -1
+	unix.Chdir("/")
+}
+
+func (s *side) drop(i int) string {
+	fd := s.held[i]
+	if fd < 0 {
+		return "none"
+	}
+	s.held[i] = -1
+	return result(unix.Close(fd))
+}
+
+// do does o and returns what came of it.
+func (s *side) do(o *op) (out string) {
+	base := s.root
+	if o.At > 0 {
+		if base = s.held[o.At-1]; base < 0 {
+			return "no directory"
+		}
+	}
+	if err := unix.Fchdir(base); err != nil {
+		return "chdir " + result(err)
+	}
+	as(o.As, func() { out = execs[o.Kind](s, o) })
+	return out
+}
+
+// result is how an error is told.
+func result(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	if errno, ok := err.(unix.Errno); ok {
+		return unix.ErrnoName(errno)
+	}
+	return err.Error()
+}
+
+// tell returns the error, or what format says if there is none.
+func tell(err error, format string, args ...any) string {
+	if err != nil {
+		return result(err)
+	}
+	return fmt.Sprintf(format, args...)
+}
+
+// isNow says whether a time is one that the kernel gave, not a program:
+// sequences set times far from their own.
+func isNow(ts unix.Timespec) bool { return ts.Sec > 1_700_000_000 && ts.Sec < 4_000_000_000 }
+
+// show is what of a stat must be equal: everything but times that the kernel
+// gave, and sizes of directories.
+func show(st *unix.Stat_t) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%06o nlink=%d %d:%d", st.Mode, st.Nlink, st.Uid, st.Gid)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+	case unix.S_IFCHR, unix.S_IFBLK:
+		fmt.Fprintf(&b, " rdev=%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	default:
+		fmt.Fprintf(&b, " size=%d", st.Size)
+	}
+	if isNow(st.Mtim) {
+		b.WriteString(" mtime=now")
+	} else {
+		fmt.Fprintf(&b, " mtime=%d.%09d", st.Mtim.Sec, st.Mtim.Nsec)
+	}
+	return b.String()
+}
+
+func sum(b []byte) string {
+	h := fnv.New64a()
+	h.Write(b)
+	return fmt.Sprintf("%d bytes %016x", len(b), h.Sum64())
+}
+
+// isDevice says whether opening name would open a device: mounts differ in
+// whether they allow it.
+func isDevice(name string) bool {
+	var st unix.Stat_t
+	err := unix.Stat(name, &st)
+	return err == nil && (st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK)
+}
+
+// A dirent is one entry of a listing.
+type dirent struct {
+	name string
+	ino  uint64
+	next int64 // where the listing goes on after it
+	typ  byte
+}
+
+// list reads a directory from where fd stands, bufSize bytes at a time, and
+// stops after limit calls if limit is not 0.
+func list(fd, bufSize, limit int) ([]dirent, error) {
+	var all []dirent
+	buf := make([]byte, bufSize)
+	for i := 0; limit == 0 || i < limit; i++ {
+		n, err := unix.Getdents(fd, buf)
+		if err != nil {
+			return all, err
+		}
+		if n == 0 {
+			break
+		}
+		for b := buf[:n]; len(b) > 0; {
+			d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
+			name := b[unsafe.Offsetof(d.Name):d.Reclen]
+			if z := slices.Index(name, 0); z >= 0 {
+				name = name[:z]
+			}
+			all = append(all, dirent{string(name), d.Ino, d.Off, d.Type})
+			b = b[d.Reclen:]
+		}
+	}
+	runtime.KeepAlive(buf)
+	return all, nil
+}
+
+func names(all []dirent) []string {
+	out := make([]string, len(all))
+	for i := range all {
+		out[i] = all[i].name
+	}
+	slices.Sort(out)
+	return out
+}
