@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -319,7 +320,7 @@ func execLinkFD(s *side, o *op) string {
 	if o.Flags&unix.AT_EMPTY_PATH != 0 {
 		return result(unix.Linkat(fd, "", unix.AT_FDCWD, o.Q, unix.AT_EMPTY_PATH))
 	}
-	return result(unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, o.Q, unix.AT_SYMLINK_FOLLOW))
+	return result(unix.Linkat(s.proc, strconv.Itoa(fd), unix.AT_FDCWD, o.Q, unix.AT_SYMLINK_FOLLOW))
 }
 
 func execPread(fd int, o *op) string {

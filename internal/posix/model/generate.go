@@ -76,6 +76,9 @@ func (g *generator) finish(o *op) {
 		}
 	} else {
 		o.Mode |= ownerMay[o.Kind]
+		for _, p := range []*string{&o.P, &o.Q, &o.S} { // nothing confines its paths
+			*p = strings.ReplaceAll(*p, "..", "x")
+		}
 	}
 	if g.chance(6) {
 		for i := range slots {

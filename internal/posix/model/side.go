@@ -3,6 +3,7 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"runtime"
@@ -52,16 +53,25 @@ func as(who int, f func()) {
 type side struct {
 	tree Tree
 	root int        // O_PATH
+	host int        // the root of the process, O_PATH
+	proc int        // /proc/self/fd
 	held [slots]int // open descriptors, -1: none
 }
 
-func (s *side) open() error {
+func (s *side) open() (err error) {
 	for i := range s.held {
 		s.held[i] = -1
 	}
-	var err error
-	s.root, err = unix.Open(s.tree.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return err
+	s.root, s.host, s.proc = -1, -1, -1
+	for _, f := range []struct {
+		fd   *int
+		path string
+	}{{&s.root, s.tree.Dir}, {&s.host, "/"}, {&s.proc, "/proc/self/fd"}} {
+		if *f.fd, err = unix.Open(f.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+	}
+	return nil
 }
 
 // close leaves nothing open, and the thread outside of the tree.
@@ -69,11 +79,38 @@ func (s *side) close() {
 	for i := range s.held {
 		s.drop(i)
 	}
-	if s.root >= 0 {
-		unix.Close(s.root)
+	for _, fd := range []*int{&s.root, &s.host, &s.proc} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+		}
+		*fd = -1
 	}
-	s.root = -1
 	unix.Chdir("/")
+}
+
+// inside runs f in directory base of the tree. For root the tree is all there
+// is then: no ".." and no symlink leads out of it, whatever f does.
+func (s *side) inside(base int, f func()) error {
+	if !isRoot() {
+		if err := unix.Fchdir(base); err != nil {
+			return err
+		}
+		f()
+		return nil
+	}
+	if err := errors.Join(unix.Fchdir(s.root), unix.Chroot(".")); err != nil {
+		panic("enter the tree: " + err.Error())
+	}
+	defer func() {
+		if err := errors.Join(unix.Fchdir(s.host), unix.Chroot(".")); err != nil {
+			panic("leave the tree: " + err.Error())
+		}
+	}()
+	if err := unix.Fchdir(base); err != nil {
+		return err
+	}
+	f()
+	return nil
 }
 
 func (s *side) drop(i int) string {
@@ -93,10 +130,12 @@ func (s *side) do(o *op) (out string) {
 			return "no directory"
 		}
 	}
-	if err := unix.Fchdir(base); err != nil {
+	err := s.inside(base, func() {
+		as(o.As, func() { out = execs[o.Kind](s, o) })
+	})
+	if err != nil {
 		return "chdir " + result(err)
 	}
-	as(o.As, func() { out = execs[o.Kind](s, o) })
 	return out
 }
 
