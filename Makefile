@@ -11,6 +11,7 @@ SBINDIR     ?= /sbin
 FUZZTIME    ?= 10s
 SOAKTIME    ?= 10m
 IMAGE       ?=
+ROWS        ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
@@ -23,9 +24,10 @@ export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  IMAGE=REF|FILE   the image make demo mounts (default: a Debian base made here)'
+	@echo '  ROWS=NAME,...    which rows make bench-write measures (default: all but million)'
 	@echo '  FUZZTIME=$(FUZZTIME)     how long each fuzz target runs in make check and make fuzz'
 	@echo '  PREFIX=$(PREFIX)  where make install puts things; DESTDIR goes before it'
 
@@ -82,6 +84,18 @@ bench-quick: ## the main figures, in some minutes; needs root
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
 	@scripts/bench --quick
+
+.PHONY: bench-write
+bench-write: ## figures of writable mounts, or of ROWS=NAME,...; needs root
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@ROWS='$(ROWS)' scripts/bench write
+
+.PHONY: bench-write-quick
+bench-write-quick: ## the same with fewer runs; needs root
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@ROWS='$(ROWS)' scripts/bench write --quick
 
 .PHONY: man
 man: build ## write the man pages to build/man

@@ -5,6 +5,9 @@
 // and does the same with kernel overlayfs over the unpacked layers in the same
 // run, turn by turn. It prints a table and writes the figures as JSON.
 //
+//	imgfs-bench [FLAG]...        read-only mounts
+//	imgfs-bench write [FLAG]...  writable mounts, with more peers
+//
 // It knows imgfs by its command line alone. It needs root: for overlayfs, for
 // unpacking owners and devices, and to drop the kernel's caches.
 package main
@@ -19,6 +22,23 @@ import (
 )
 
 func main() {
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 3 && args[0] == "work":
+		err = child(args[1], args[2])
+	case len(args) > 0 && args[0] == "write":
+		err = writeMain(args[1:])
+	default:
+		err = readMain()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "imgfs-bench:", err)
+		os.Exit(1)
+	}
+}
+
+// readMain measures read-only mounts.
+func readMain() error {
 	var c config
 	shapes := flag.String("shapes", "base,app,deep,many", "which images of scripts/mkimage")
 	reads := flag.String("reads", "base,app", "of these shapes all files are read, too")
@@ -33,10 +53,7 @@ func main() {
 	for s := range strings.SplitSeq(*reads, ",") {
 		c.reads[s] = true
 	}
-	if err := run(c); err != nil {
-		fmt.Fprintln(os.Stderr, "imgfs-bench:", err)
-		os.Exit(1)
-	}
+	return run(c)
 }
 
 // A config is what to measure and how.

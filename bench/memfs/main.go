@@ -8,7 +8,7 @@
 // It asks the kernel for what imgfs asks for, and answers as sparingly:
 // everything is cached for ever, no FLUSH, no security.capability for writes.
 //
-//	memfs [-from DIR] [-writeback] MOUNTPOINT
+//	memfs [-from DIR:DIR...] [-writeback] MOUNTPOINT
 //
 // It serves until it is unmounted. It is no filesystem to keep anything in.
 package main
@@ -18,13 +18,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 func main() {
 	var (
-		from      = flag.String("from", "", "begin with the names and attributes below this directory")
+		from      = flag.String("from", "", "begin with the names and attributes below these directories, one over the other; a colon between them")
 		writeback = flag.Bool("writeback", false, "let the kernel gather writes")
 	)
 	flag.Parse()
@@ -40,8 +41,11 @@ func main() {
 
 func serve(dir, from string, writeback bool) error {
 	m := newMemfs()
-	if from != "" {
-		if err := m.fill(root, from); err != nil {
+	for dir := range strings.SplitSeq(from, ":") {
+		if dir == "" {
+			continue
+		}
+		if err := m.fill(root, dir); err != nil {
 			return err
 		}
 	}

@@ -58,7 +58,8 @@ func newMemfs() *memfs {
 	return m
 }
 
-// fill copies the names and attributes below dir into node to.
+// fill copies the names and attributes below dir into node to. What is there
+// already stays, directories merge.
 func (m *memfs) fill(to uint64, dir string) error {
 	list, err := os.ReadDir(dir)
 	if err != nil {
@@ -69,10 +70,13 @@ func (m *memfs) fill(to uint64, dir string) error {
 		if err != nil {
 			return err
 		}
-		st := info.Sys().(*syscall.Stat_t)
-		id := m.newNodeLocked(st.Mode, fuse.Owner{Uid: st.Uid, Gid: st.Gid}, st.Mtim.Nano())
-		m.nodes[id].size, m.nodes[id].rdev = uint64(st.Size), uint32(st.Rdev)
-		m.linkLocked(to, e.Name(), id)
+		id := m.childLocked(to, e.Name())
+		if id != 0 && !(e.IsDir() && m.nodes[id].dir != nil) {
+			continue
+		}
+		if id == 0 {
+			id = m.copyLocked(to, e.Name(), info.Sys().(*syscall.Stat_t))
+		}
 		switch name := filepath.Join(dir, e.Name()); e.Type() {
 		case fs.ModeSymlink:
 			m.nodes[id].target, err = os.Readlink(name)
@@ -84,6 +88,14 @@ func (m *memfs) fill(to uint64, dir string) error {
 		}
 	}
 	return nil
+}
+
+// copyLocked adds a node like the one that st is of.
+func (m *memfs) copyLocked(to uint64, name string, st *syscall.Stat_t) uint64 {
+	id := m.newNodeLocked(st.Mode, fuse.Owner{Uid: st.Uid, Gid: st.Gid}, st.Mtim.Nano())
+	m.nodes[id].size, m.nodes[id].rdev = uint64(st.Size), uint32(st.Rdev)
+	m.linkLocked(to, name, id)
+	return id
 }
 
 func (m *memfs) newNodeLocked(mode uint32, owner fuse.Owner, now int64) uint64 {

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestWorkloads does in a plain directory what needs no image.
+func TestWorkloads(t *testing.T) {
+	all := workloads()
+	for _, name := range []string{"create", "untar", "rm-new", "fsync", "create-fsync"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			w := all[name]
+			if err := w.prepare(dir); err != nil {
+				t.Fatal("prepare:", err)
+			}
+			for _, s := range w.steps {
+				if err := s.run(dir, func(string) {}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestEveryRowHasItsWorkload(t *testing.T) {
+	all := workloads()
+	for _, r := range writeRows() {
+		for _, quick := range []bool{false, true} {
+			if _, ok := all[r.workload(quick)]; !ok {
+				t.Errorf("row %s: no workload %q", r.name, r.workload(quick))
+			}
+		}
+	}
+}
+
+func TestWalkSeesEverythingOnce(t *testing.T) {
+	dir := t.TempDir()
+	want := 0
+	for i := range 3 {
+		sub := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		want++
+		for j := range 500 {
+			if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(j)), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			want++
+		}
+	}
+	seen := 0
+	err := walk(unix.AT_FDCWD, dir, func(int, string, *unix.Stat_t) error { seen++; return nil })
+	if err != nil || seen != want {
+		t.Errorf("walk saw %d, %v, want %d", seen, err, want)
+	}
+	if n, err := removeAll(unix.AT_FDCWD, dir); err != nil || n != 1500 {
+		t.Errorf("removeAll counted %d, %v, want 1500 files", n, err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after removeAll: %v", err)
+	}
+}
+
+func TestTable(t *testing.T) {
+	rows := []writeRow{{name: "create", systems: []string{imgfsIs, memfsIs}, limits: light}}
+	table := newTable(3)
+	for i, noise := range []float64{1, 10, 2} { // it slows both
+		table.add("create", theTime, imgfsIs, 1.5*noise)
+		table.add("create", theTime, memfsIs, 1*noise)
+		table.effort("create", theTime, imgfsIs, effort{CPU: 0.25, Reads: float64(100 * (i + 1))})
+	}
+	table.refused("create", theTime, overlayIs, "EXDEV")
+	var out bytes.Buffer
+	table.print(&out, rows)
+	for _, want := range []string{"1.50 × memfs ≤ 1.3 MISSED", "fuse-overlayfs ≤ 1: not measured", "0.25 s", "200"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the table lacks %q:\n%s", want, out.String())
+		}
+	}
+}

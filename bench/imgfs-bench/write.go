@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A writeBench measures writable mounts: each row by all its systems in turn,
+// each turn a mount of its own, again and again.
+type writeBench struct {
+	bench
+	memfs, self string // binaries
+	quick       bool
+	only        []string // systems; empty: all
+	also        []string // systems
+	turn        string   // directory of the turn
+	table       *table
+}
+
+func writeMain(args []string) error {
+	flags := flag.NewFlagSet("imgfs-bench write", flag.ExitOnError)
+	var b writeBench
+	rows := flags.String("rows", "", "only these rows, with a comma between them (default: all but million)")
+	systems := flags.String("systems", "", "only these systems, with a comma between them (default: all of a row)")
+	also := flags.String("also", "", "these systems too, in every row: \"memfs -writeback\", \"imgfs -o nopassthrough\"")
+	flags.BoolVar(&b.quick, "quick", false, "a shorter file, fewer runs")
+	flags.StringVar(&b.imgfs, "imgfs", "./imgfs", "the binary to measure")
+	flags.StringVar(&b.memfs, "memfs", "build/memfs", "the memory-only server")
+	flags.StringVar(&b.mkimage, "mkimage", "scripts/mkimage", "the script that makes the images")
+	flags.StringVar(&b.dir, "dir", "", "where to work: on ext4 (default: beside the cached images)")
+	flags.IntVar(&b.runs, "runs", 5, "how often each figure is measured")
+	flags.StringVar(&b.json, "json", "", "write the figures to this file")
+	flags.Parse(args)
+	if flags.NArg() != 0 {
+		return fmt.Errorf("what is %q?", flags.Arg(0))
+	}
+	b.only, b.also = splitList(*systems), splitList(*also)
+	if b.quick {
+		b.runs = min(b.runs, 3)
+	}
+	chosen, err := chooseRows(*rows)
+	if err != nil {
+		return err
+	}
+	return b.run(chosen)
+}
+
+// splitList splits at commas; of nothing it makes nothing.
+func splitList(s string) []string {
+	return slices.DeleteFunc(strings.Split(s, ","), func(s string) bool { return s == "" })
+}
+
+// chooseRows returns the rows of the given names, in the order of the table.
+func chooseRows(names string) ([]writeRow, error) {
+	all := writeRows()
+	if names == "" {
+		return slices.DeleteFunc(all, func(r writeRow) bool { return r.long }), nil
+	}
+	wanted := strings.Split(names, ",")
+	for _, name := range wanted {
+		if !slices.ContainsFunc(all, func(r writeRow) bool { return r.name == name }) {
+			var known []string
+			for _, r := range all {
+				known = append(known, r.name)
+			}
+			return nil, fmt.Errorf("no such row: %s (%s)", name, strings.Join(known, ", "))
+		}
+	}
+	return slices.DeleteFunc(all, func(r writeRow) bool { return !slices.Contains(wanted, r.name) }), nil
+}
+
+func (b *writeBench) run(rows []writeRow) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can mount overlayfs and drop the caches: run it by sudo")
+	}
+	if b.runs < 1 {
+		return errors.New("at least one run")
+	}
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	for _, name := range []*string{&b.imgfs, &b.memfs} {
+		if *name, err = filepath.Abs(*name); err != nil {
+			return err
+		}
+	}
+	for _, r := range rows {
+		if !slices.Contains(b.shapes, r.shape) {
+			b.shapes = append(b.shapes, r.shape)
+		}
+	}
+	images, err := makeImages(b.config)
+	if err != nil {
+		return err
+	}
+	if b.dir == "" {
+		b.dir = filepath.Dir(images[0].archive)
+	}
+	if b.work, err = os.MkdirTemp(b.dir, "bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
+	defer b.unmountAll()
+	b.store, b.table = filepath.Join(b.work, "store"), newTable(b.runs)
+	for i := range images {
+		if err := b.prepare(&images[i]); err != nil {
+			return fmt.Errorf("%s: %w", images[i].shape, err)
+		}
+	}
+	for _, r := range rows {
+		im := images[slices.IndexFunc(images, func(im image) bool { return im.shape == r.shape })]
+		if err := b.row(r, im); err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		b.table.printRow(os.Stderr, r)
+	}
+	b.table.print(os.Stdout, rows)
+	if b.json == "" {
+		return nil
+	}
+	return b.table.write(b.json)
+}
+
+// prepare loads an image and unpacks its layers for overlayfs.
+func (b *writeBench) prepare(im *image) error {
+	fmt.Fprintf(os.Stderr, "imgfs-bench: loading and unpacking %s\n", im.shape)
+	if len(b.only) == 0 || slices.ContainsFunc(b.only, func(s string) bool { return strings.HasPrefix(s, imgfsIs) }) {
+		out, err := output(b.command("load", "-q", "-i", im.archive))
+		if err != nil {
+			return err
+		}
+		_, im.name, _ = strings.Cut(strings.TrimSpace(out), ": ")
+	}
+	var err error
+	im.layers, _, _, err = unpackLayers(im.archive, filepath.Join(b.work, "layers-"+im.shape))
+	return err
+}
+
+// row measures one row. Who comes first changes from run to run.
+func (b *writeBench) row(r writeRow, im image) error {
+	systems := slices.DeleteFunc(slices.Concat(r.systems, b.also), func(s string) bool {
+		return len(b.only) > 0 && !slices.Contains(b.only, s)
+	})
+	if len(systems) == 0 {
+		return nil
+	}
+	for run := range b.runs {
+		for i := range systems {
+			system := systems[(run+i)%len(systems)]
+			if err := b.oneTurn(r, system, im); err != nil {
+				return fmt.Errorf("%s: %w", system, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *writeBench) oneTurn(r writeRow, system string, im image) error {
+	m, err := b.mountSystem(system, im)
+	if err != nil {
+		return err
+	}
+	return errors.Join(b.workAt(r, system, m), b.unmount(m))
+}
+
+// workAt runs the row's workload at m and records its figures.
+func (b *writeBench) workAt(r writeRow, system string, m *mounted) error {
+	_, wantsDisk := r.limits[theDisk]
+	_, wantsAnon := r.limits[theAnon]
+	var before int64
+	w, err := b.startWork(r.workload(b.quick), m)
+	if err != nil {
+		return err
+	}
+	for {
+		step, cold, ok, err := w.ready()
+		if err != nil || !ok {
+			return errors.Join(err, w.end())
+		}
+		syscall.Sync()
+		if cold {
+			if err := dropCaches(); err != nil {
+				return errors.Join(err, w.end())
+			}
+		}
+		if wantsDisk && m.upper != "" {
+			if before, err = diskUsage(m.upper); err != nil {
+				return errors.Join(err, w.end())
+			}
+		}
+		at := effortOf(m.pid)
+		figures, errno, err := w.do(step)
+		if err != nil {
+			return errors.Join(err, w.end())
+		}
+		for _, f := range figures {
+			b.table.add(r.name, f.name, system, f.seconds)
+		}
+		b.table.effort(r.name, step, system, effortOf(m.pid).minus(at))
+		if errno != "" {
+			b.table.refused(r.name, step, system, errno)
+		}
+		if wantsDisk && m.upper != "" {
+			after, err := diskUsage(m.upper)
+			if err != nil {
+				return errors.Join(err, w.end())
+			}
+			b.table.add(r.name, theDisk, system, float64(after-before)/(1<<20))
+		}
+		if wantsAnon {
+			b.table.add(r.name, theAnon+", most", system, w.mostAnon())
+			b.table.add(r.name, theAnon, system, anonOf(m.pid))
+		}
+	}
+}
+
+// A worker is the process that does a workload.
+type worker struct {
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	errs strings.Builder
+
+	stop chan struct{}
+	done sync.WaitGroup
+	anon float64 // MiB, the most that the server had; read after done
+}
+
+type figure struct {
+	name    string
+	seconds float64
+}
+
+func (b *writeBench) startWork(name string, m *mounted) (*worker, error) {
+	w := &worker{cmd: exec.Command(b.self, "work", name, m.dir), stop: make(chan struct{})}
+	w.cmd.Dir = "/"
+	w.cmd.Stderr = &w.errs
+	var err error
+	if w.in, err = w.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := w.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	w.out = bufio.NewReader(out)
+	if err := w.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if m.pid != 0 {
+		w.done.Add(1)
+		go w.watch(m.pid)
+	}
+	return w, nil
+}
+
+// watch looks at the server's memory now and then.
+func (w *worker) watch(pid int) {
+	defer w.done.Done()
+	for tick := time.NewTicker(200 * time.Millisecond); ; {
+		select {
+		case <-w.stop:
+			return
+		case <-tick.C:
+			w.anon = max(w.anon, anonOf(pid))
+		}
+	}
+}
+
+// mostAnon ends watching.
+func (w *worker) mostAnon() float64 {
+	close(w.stop)
+	w.stop = make(chan struct{})
+	w.done.Wait()
+	return w.anon
+}
+
+// ready waits for the next step; not ok: there is none.
+func (w *worker) ready() (step string, cold, ok bool, err error) {
+	line, err := w.out.ReadString('\n')
+	if err == io.EOF {
+		return "", false, false, nil
+	}
+	if err != nil {
+		return "", false, false, err
+	}
+	_, err = fmt.Sscanf(line, "ready %q %t", &step, &cold)
+	return step, cold, err == nil, err
+}
+
+// do lets the worker do a step and reads its figures, or with which errno it
+// could not.
+func (w *worker) do(step string) (figures []figure, errno string, err error) {
+	if _, err := io.WriteString(w.in, "go\n"); err != nil {
+		return nil, "", err
+	}
+	for {
+		line, err := w.out.ReadString('\n')
+		if err != nil {
+			return nil, "", fmt.Errorf("%s: %w: %s", step, err, strings.TrimSpace(w.errs.String()))
+		}
+		var name string
+		if _, err := fmt.Sscanf(line, "%q", &name); err != nil {
+			return nil, "", fmt.Errorf("%q: %w", line, err)
+		}
+		rest := strings.TrimSpace(strings.TrimPrefix(line, strconv.Quote(name)))
+		if errno, ok := strings.CutPrefix(rest, "errno: "); ok {
+			return figures, errno, nil
+		}
+		seconds, err := strconv.ParseFloat(rest, 64)
+		if err != nil {
+			return nil, "", err
+		}
+		figures = append(figures, figure{name, seconds})
+		if name == step {
+			return figures, "", nil
+		}
+	}
+}
+
+// end waits for the worker's end.
+func (w *worker) end() error {
+	close(w.stop)
+	w.done.Wait()
+	w.in.Close() // it may be waiting for a line
+	if err := w.cmd.Wait(); err != nil {
+		return fmt.Errorf("%s: %w: %s", w.cmd.Args[2], err, strings.TrimSpace(w.errs.String()))
+	}
+	return nil
+}
