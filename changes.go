@@ -117,7 +117,7 @@ func (f *upperSource) call(ctx context.Context, name string, arg any, w io.Write
 
 // open opens the upper, which is not mounted, and its image.
 func (f *upperSource) open(ctx context.Context) (*Image, *cow.Upper, error) {
-	arg, err := f.store.imageOf(f.name)
+	arg, _, err := f.store.imageOf(f.name)
 	if err != nil {
 		return nil, nil, err
 	}

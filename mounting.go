@@ -79,7 +79,7 @@ type Mount struct {
 }
 
 // Mount opens the image arg (see OpenImage), mounts it on dir and returns when
-// the directory answers. A mount whose server has died is taken off dir first.
+// the directory answers. An empty arg stands for the image of the upper. A mount whose server has died is taken off dir first.
 // The error is a *RefusedError or *mount.Error if the image was not to blame.
 // The mount is served, and holds the image's leases, until Wait returns.
 //
@@ -89,6 +89,11 @@ type Mount struct {
 func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt MountOptions) (_ *Mount, err error) {
 	if opt.Logf == nil {
 		opt.Logf = func(string, ...any) {}
+	}
+	if arg == "" && opt.Upper != "" {
+		if arg, opt.Name, err = s.imageOf(opt.Upper); err != nil {
+			return nil, err
+		}
 	}
 	path, made, err := s.mountPoint(arg, dir, &opt)
 	if err != nil {

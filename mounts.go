@@ -19,7 +19,8 @@ type MountInfo struct {
 	Image    string    `json:"image"`
 	ImageID  string    `json:"image_id"`
 	Platform string    `json:"platform"`
-	Mode     string    `json:"mode"` // "ro"
+	Mode     string    `json:"mode"`            // "ro" or "rw"
+	Upper    string    `json:"upper,omitempty"` // of a writable mount: keeps its changes
 	PID      int       `json:"pid"`
 	Since    time.Time `json:"since"`
 	Log      string    `json:"log,omitempty"`
@@ -54,7 +55,7 @@ func Mounts(ctx context.Context, all bool) ([]MountInfo, error) {
 			continue
 		}
 		i := MountInfo{
-			Dir: r.Dir, Image: r.Image, ImageID: r.ImageID, Platform: r.Platform, Mode: r.Mode,
+			Dir: r.Dir, Image: r.Image, ImageID: r.ImageID, Platform: r.Platform, Mode: r.Mode, Upper: r.Upper,
 			PID: cmp.Or(r.Server, r.PID), Since: r.Since, Log: r.Log, Store: r.Store,
 			Options: r.Options, Verified: r.Verified, Damaged: r.Damaged, Silent: r.State == control.Silent,
 			Elsewhere: r.at == nil, Owner: r.Owner,

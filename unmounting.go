@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +23,8 @@ type UnmountOptions struct {
 	Force bool // cut off its server, whoever uses it, then as Lazy
 	// Warn is told what the caller should know though all went well.
 	Warn func(line string)
+	// Kept is told the name of an upper that keeps the changes of the mount.
+	Kept func(upper string)
 }
 
 // ErrNotMounted marks a directory that is no imgfs mount.
@@ -168,7 +171,7 @@ func unmount(ctx context.Context, place *mtab.Place, e *control.Entry, opt Unmou
 		} // else it has ended since
 	}
 	if opt.Force {
-		killed, err := force(ctx, place, end, opt)
+		killed, err := force(ctx, place, e, end, opt)
 		if killed {
 			e.State = control.Dead
 		}
@@ -189,17 +192,27 @@ func unmount(ctx context.Context, place *mtab.Place, e *control.Entry, opt Unmou
 	}
 	waiting, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
-	if end.Wait(waiting) != nil && ctx.Err() == nil && opt.Warn != nil {
-		opt.Warn(fmt.Sprintf("%s: unmounted here; process %d still serves it: another mount namespace has it too", place.Path, e.Server))
+	switch ended := end.Wait(waiting) == nil; {
+	case ended:
+		tellKept(e, &opt)
+	case ctx.Err() == nil && opt.Warn != nil:
+		opt.Warn(fmt.Sprintf("%s: unmounted here; process %d still serves it: another mount namespace has it too, or what was written is being brought to the disk", place.Path, e.Server))
 	}
 	return ctx.Err()
+}
+
+// tellKept tells which upper the mount e left, if one is left.
+func tellKept(e *control.Entry, opt *UnmountOptions) {
+	if e.Upper != "" && opt.Kept != nil && isThere(filepath.Join(e.Store, "uppers", e.Upper)) {
+		opt.Kept(e.Upper)
+	}
 }
 
 // force cuts the mount at place off its server, so that whoever waits for it
 // goes on with an error, and takes it away. It tells whether it has killed the
 // server.
-func force(ctx context.Context, place *mtab.Place, end *control.Vigil, opt UnmountOptions) (killed bool, err error) {
-	// A read-only mount has nothing to flush.
+func force(ctx context.Context, place *mtab.Place, e *control.Entry, end *control.Vigil, opt UnmountOptions) (killed bool, err error) {
+	// What a writable one has answered is in its journal.
 	cut := mtab.Abort(place.Mount.Device)
 	if cut != nil && end != nil {
 		cut = end.Kill()
@@ -220,6 +233,7 @@ func force(ctx context.Context, place *mtab.Place, end *control.Vigil, opt Unmou
 		return end.Wait(waiting) == nil
 	}
 	if ended() {
+		tellKept(e, &opt)
 		return killed, nil
 	}
 	// Cut off, a server ends by itself, unless it is stopped or hangs.

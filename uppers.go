@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -285,35 +284,19 @@ func (s *Store) openUpper(i *Image, name, dir string, opt cow.Options) (_ *cow.U
 }
 
 // imageOf returns the argument for OpenImage that opens the image an upper lies
-// over.
-func (s *Store) imageOf(name string) (string, error) {
-	if err := s.hasUpper(name); err != nil {
-		return "", err
+// over, and what it was called.
+func (s *Store) imageOf(upper string) (arg, name string, err error) {
+	if err := s.hasUpper(upper); err != nil {
+		return "", "", err
 	}
-	c, err := cow.ReadInfo(s.upperDir(name))
+	c, err := cow.ReadInfo(s.upperDir(upper))
 	if err != nil {
-		return "", upperError(name, err)
+		return "", "", upperError(upper, err)
 	}
 	if c.File != "" {
-		return c.File, nil
+		return c.File, c.Image, nil
 	}
-	return c.ImageID, nil
-}
-
-// upperNames returns the names of all uppers, sorted.
-func (s *Store) upperNames() ([]string, error) {
-	entries, err := os.ReadDir(s.uppersDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		if checkUpperName(e.Name()) == nil {
-			names = append(names, e.Name())
-		}
-	}
-	slices.Sort(names)
-	return names, nil
+	return c.ImageID, c.Image, nil
 }
 
 // An upperUse is an upper that a mount has open. A nil one is none.

@@ -137,10 +137,10 @@ func newInspected(info *imgfs.ImageInfo) (*inspected, error) {
 	return i, nil
 }
 
-func printInspected(w io.Writer, images []*inspected, format string, escape bool) error {
+func printInspected[T any](w io.Writer, images []T, format string, escape bool) error {
 	if format == "" {
 		if images == nil {
-			images = []*inspected{}
+			images = []T{}
 		}
 		return term.JSON(w, images, "    ")
 	}
@@ -166,7 +166,7 @@ func printInspected(w io.Writer, images []*inspected, format string, escape bool
 
 // printTemplate runs t over i, and where that has no such field over its
 // JSON, as docker does: .ID and .Id are both right.
-func printTemplate(w io.Writer, t *template.Template, i *inspected, escape bool) error {
+func printTemplate(w io.Writer, t *template.Template, i any, escape bool) error {
 	raw, err := json.Marshal(i)
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func newMount(a *app) *cobra.Command {
 	var (
 		req              mountRequest
 		words            []string
-		ro               bool
+		ro, rw           bool
 		foreground       bool
 		platform, format string
 	)
@@ -54,14 +54,24 @@ directory (./image.tar, ./oci-dir), which is read where it lies, or - for an
 archive on standard input; :/path behind it mounts that part only. An archive
 compressed as a whole, and standard input, are loaded into the store first.
 
+A mount is read-only. With --rw it takes changes: they go to an upper, which
+is kept if anything changed and whose name umount then prints, and the image
+stays as it is. --upper NAME names the upper, to be made or opened again (then
+IMAGE may be left out); --rm drops it at unmount. See imgfs diff, commit,
+export, reset and upper.
+
 Options of -o: allow_other, uid=N, gid=N (shown as owner of all files),
 nosymlinks, nospecials, noxattrs (leave these out), provenance (xattrs
 user.imgfs.layer, .diffid and .created_by tell where files came from),
-nonempty, suid, dev (root only), ro, and the kernel's: noexec, noatime, ...`,
+nonempty, suid, dev (root only), ro, rw, upper=NAME, rm, nopassthrough (have
+every read and write come to the server, so that an overlayfs can stand on the
+mount), and the kernel's: noexec, ...`,
 		Example: `  imgfs mount debian:12 /mnt
+  imgfs mount --rw debian:12 /mnt
+  imgfs mount --upper fix-ssl debian:12 /mnt
   imgfs mount ./image.tar:/etc /mnt
   imgfs mount --mkdir -o provenance,noexec alpine /tmp/alpine`,
-		Args:              argsOr(0, 2),
+		Args:              cobra.MaximumNArgs(2),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -73,7 +83,17 @@ nonempty, suid, dev (root only), ro, and the kernel's: noexec, noatime, ...`,
 			if err := checkPlatform(platform); err != nil {
 				return err
 			}
-			req.Image, req.Dir = args[0], args[1]
+			if err := req.Opt.finish(ro, rw); err != nil {
+				return err
+			}
+			switch {
+			case len(args) == 2:
+				req.Image, req.Dir = args[0], args[1]
+			case req.Opt.Upper != "":
+				req.Dir = args[0]
+			default:
+				return &hintError{err: usagef("mount takes an image and a directory, or nothing"), hint: "with --upper NAME the image may be left out"}
+			}
 			req.Opt.Platform = platform
 			if foreground {
 				return a.mountForeground(c.Context(), &req)
@@ -82,7 +102,10 @@ nonempty, suid, dev (root only), ro, and the kernel's: noexec, noatime, ...`,
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&ro, "ro", false, "read-only, as every mount is so far")
+	f.BoolVar(&ro, "ro", false, "read-only, as every mount is without --rw, --upper or --rm")
+	f.BoolVar(&rw, "rw", false, "read-write: changes are kept in an upper")
+	f.StringVar(&req.Opt.Upper, "upper", "", "read-write over the upper `NAME`, which is made if there is none")
+	f.BoolVar(&req.Opt.Discard, "rm", false, "read-write, and drop the changes at unmount")
 	f.StringVar(&platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
 	f.BoolVar(&req.Opt.Verify, "verify", false, "wait until an image file that is read in place is verified")
 	f.BoolVarP(&foreground, "foreground", "f", false, "serve in the foreground, until unmounted or interrupted")
@@ -93,21 +116,14 @@ nonempty, suid, dev (root only), ro, and the kernel's: noexec, noatime, ...`,
 	return c
 }
 
-// argsOr accepts either number of arguments.
-func argsOr(n, m int) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) == n || len(args) == m {
-			return nil
-		}
-		return fmt.Errorf("%s takes %d or %d arguments, got %d", c.Name(), n, m, len(args))
-	}
-}
-
 // mountOptions are the options of a mount, as flags and -o give them.
 type mountOptions struct {
 	Platform                         string
 	Name                             string // of the image, if its argument does not say
 	Verify, MakeDir, Quiet           bool
+	Writable, Discard, NoPassthrough bool
+	ReadOnly                         bool   // was asked for
+	Upper                            string // name
 	AllowOther, Suid, Dev, Nonempty  bool
 	Provenance                       bool
 	NoSymlinks, NoSpecials, NoXattrs bool
@@ -132,13 +148,23 @@ func (o *mountOptions) parse(lists []string, fromMount8 bool) error {
 	return nil
 }
 
+// finish takes what flags say besides, and refuses what cannot be both.
+func (o *mountOptions) finish(ro, rw bool) error {
+	o.ReadOnly = o.ReadOnly || ro
+	o.Writable = o.Writable || rw || o.Upper != "" || o.Discard
+	if o.ReadOnly && o.Writable {
+		return usagef("a mount is read-only or takes changes, not both")
+	}
+	return nil
+}
+
 // set takes one option.
 func (o *mountOptions) set(word string, fromMount8 bool) error {
 	key, value, hasValue := strings.Cut(word, "=")
 	flags := map[string]*bool{
 		"allow_other": &o.AllowOther, "suid": &o.Suid, "dev": &o.Dev, "nonempty": &o.Nonempty,
 		"provenance": &o.Provenance, "nosymlinks": &o.NoSymlinks, "nospecials": &o.NoSpecials, "noxattrs": &o.NoXattrs,
-		"verify": &o.Verify,
+		"verify": &o.Verify, "rm": &o.Discard, "nopassthrough": &o.NoPassthrough,
 	}
 	unset := map[string]*bool{"nosuid": &o.Suid, "nodev": &o.Dev}
 	shown := true
@@ -160,12 +186,14 @@ func (o *mountOptions) set(word string, fromMount8 bool) error {
 		}
 	case key == "platform" && hasValue:
 		o.Platform = value
-	case word == "ro":
+	case key == "upper" && value != "":
+		o.Upper = value
 		shown = false
-	case word == "rw":
-		if !fromMount8 {
-			return &hintError{err: usagef("-o rw: mounts are read-only so far"), hint: "leave rw out"}
-		}
+	case word == "ro":
+		o.ReadOnly = o.ReadOnly || !fromMount8
+		shown = false
+	case word == "rw": // mount(8) says it whenever ro is not said
+		o.Writable = o.Writable || !fromMount8
 		shown = false
 	case word == "remount", word == "bind", word == "rbind", word == "move":
 		return &hintError{err: usagef("-o %s: an imgfs mount cannot be changed", word), hint: "unmount it and mount it anew"}
@@ -218,6 +246,7 @@ func (o *mountOptions) options(a *app) imgfs.MountOptions {
 		Provenance: o.Provenance, UID: o.UID, GID: o.GID,
 		NoSymlinks: o.NoSymlinks, NoSpecials: o.NoSpecials, NoXattrs: o.NoXattrs,
 		Extra: o.Extra, Shown: o.Shown, Name: o.Name, Exits: true,
+		Writable: o.Writable, Upper: o.Upper, Discard: o.Discard, NoPassthrough: o.NoPassthrough,
 	}
 }
 
@@ -242,7 +271,11 @@ func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
 		return partError(err, req.Image)
 	}
 	stop()
-	return untilSignal(m, a.warn, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err = untilSignal(m, a.warn, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	if name, kept := m.Upper(); kept {
+		return errors.Join(err, a.printKept(name))
+	}
+	return err
 }
 
 // untilSignal serves m until it is gone. The first of the signals unmounts

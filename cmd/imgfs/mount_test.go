@@ -315,7 +315,7 @@ func TestMountRefuses(t *testing.T) {
 		{"a directory of the store", exitRefused, "inside the store", []string{"img", b.root + "/blobs"}},
 		{"a directory of the store, by a symlink", exitRefused, "inside the store", []string{"img", b.path("alias/blobs")}},
 		{"a directory that holds the store", exitRefused, "lies inside it", []string{"img", b.dir, "-o", "nonempty"}},
-		{"an option that asks to write", exitUsage, "read-only", []string{"img", point, "-o", "rw"}},
+		{"read-only and writable at once", exitUsage, "not both", []string{"img", point, "-o", "ro,rw"}},
 		{"a remount", exitUsage, "anew", []string{"img", point, "-o", "remount"}},
 		{"an owner that is no number", exitUsage, "number", []string{"img", point, "-o", "uid=me"}},
 		{"one argument", exitUsage, "", []string{"img"}},

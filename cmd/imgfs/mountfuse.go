@@ -100,7 +100,7 @@ func parseHelper(a *app, args []string) (req *mountRequest, fake bool, err error
 		return nil, false, &hintError{err: usagef("want an image and a directory, got %d arguments", len(names)), hint: helperName + " --help"}
 	}
 	req.Image, req.Dir = names[0], names[1]
-	return req, fake, nil
+	return req, fake, req.Opt.finish(false, false)
 }
 
 // helperOption takes an option that has a value.

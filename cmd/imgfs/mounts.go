@@ -29,8 +29,8 @@ what the image says, and cannot be read; the log tells which), silent (its
 server does not answer), elsewhere (of another mount namespace, or detached
 and still in use; listed with --all only).
 
-Placeholders of --format: .Dir .Image .ImageID .Platform .Mode .PID .Since
-.Options .Note .Log .Store`,
+Placeholders of --format: .Dir .Image .ImageID .Platform .Mode .Upper .PID
+.Since .Options .Note .Log .Store`,
 		Example: `  imgfs mounts
   imgfs mounts --format json
   imgfs mounts --format '{{.Dir}}'`,
@@ -48,7 +48,7 @@ Placeholders of --format: .Dir .Image .ImageID .Platform .Mode .PID .Since
 // mountRow is a line of mounts.
 type mountRow struct {
 	Dir, Image, ImageID, Platform string
-	Mode, PID, Since              string
+	Mode, Upper, PID, Since       string
 	Options, Note, Log, Store     string
 }
 
@@ -69,16 +69,16 @@ func (a *app) printMounts(ctx context.Context, format string, long, all bool) er
 	for _, m := range mounts {
 		rows = append(rows, mountRow{
 			Dir: m.Dir, Image: m.Image, ImageID: m.ImageID, Platform: m.Platform,
-			Mode: m.Mode, PID: strconv.Itoa(m.PID), Since: m.Since.Local().Format(time.DateTime),
+			Mode: m.Mode, Upper: m.Upper, PID: strconv.Itoa(m.PID), Since: m.Since.Local().Format(time.DateTime),
 			Options: strings.Join(m.Options, ","), Note: note(&m), Log: m.Log, Store: m.Store,
 		})
 	}
 	def := "{{.Dir}}\t{{.Image}}\t{{.Mode}}\t{{.PID}}\t{{.Since}}\t{{.Note}}"
 	if long {
-		def += "\t{{.Options}}\t{{.Log}}"
+		def += "\t{{.Upper}}\t{{.Options}}\t{{.Log}}"
 	}
 	header := mountRow{
-		Dir: "DIR", Image: "IMAGE", ImageID: "IMAGE ID", Platform: "PLATFORM", Mode: "MODE", PID: "PID", Since: "SINCE",
+		Dir: "DIR", Image: "IMAGE", ImageID: "IMAGE ID", Platform: "PLATFORM", Mode: "MODE", Upper: "UPPER", PID: "PID", Since: "SINCE",
 		Options: "OPTIONS", Note: "NOTE", Log: "LOG", Store: "STORE",
 	}
 	return formatError(term.Rows(a.stdout, format, def, a.toTerminal(), header, rows))

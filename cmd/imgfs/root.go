@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs"
+	"github.com/imgfs/imgfs/cow"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/control/background"
@@ -35,6 +36,7 @@ var verbs = []func(*app) *cobra.Command{
 	newLoad, newImport, newImages, newImage, newInspect, newHistory,
 	newLs, newCat, newStat, newTree, newCp,
 	newMount, newUmount, newMounts, newShell,
+	newUpper, newDiff, newExport, newReset,
 	newVersion, newCompletion, newMan,
 }
 
@@ -370,11 +372,11 @@ func exitCode(err error) int {
 		case mounted.Op == "mount":
 			return exitRefused
 		}
-	case errors.As(err, &refused):
+	case errors.As(err, &refused), errors.Is(err, cow.ErrInUse), errors.Is(err, cow.ErrOtherTree):
 		return exitRefused
 	case isMalformed(err): // also if it is a file of the store that is not found
 		return exitMalformed
-	case errors.Is(err, imgfs.ErrNotMounted), errors.Is(err, image.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.As(err, &notDir):
+	case errors.Is(err, imgfs.ErrNotMounted), errors.Is(err, imgfs.ErrNoUpper), errors.Is(err, image.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.As(err, &notDir):
 		return exitNotFound
 	}
 	return exitOther
@@ -385,7 +387,7 @@ func exitCode(err error) int {
 func isMalformed(err error) bool {
 	for _, is := range []error{
 		image.ErrMalformed, index.ErrBadLayer, index.ErrLimit, index.ErrCorrupt, seek.ErrFormat, seek.ErrCorrupt,
-		imgfs.ErrDamaged, imgfs.ErrDigest, imgfs.ErrNoBlob,
+		imgfs.ErrDamaged, imgfs.ErrDigest, imgfs.ErrNoBlob, cow.ErrDamaged,
 	} {
 		if errors.Is(err, is) {
 			return true
@@ -419,6 +421,12 @@ func hint(err error) string {
 		return "imgfs load -i FILE brings them into the store, then take one by its name"
 	case errors.As(err, &busy):
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
+	case errors.Is(err, cow.ErrInUse):
+		return "imgfs umount its directory first"
+	case errors.Is(err, cow.ErrOtherTree):
+		return "imgfs upper inspect shows the image that an upper belongs to; leave --upper out for a new one"
+	case errors.Is(err, imgfs.ErrNoUpper):
+		return "imgfs upper ls lists them"
 	case errors.Is(err, imgfs.ErrDamaged):
 		return "move imgfs.db out of the store and load its images again: names are lost with it, layers are not"
 	case errors.Is(err, index.ErrCorrupt):

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -26,7 +27,9 @@ that served them have ended. umount(8) and fusermount3 -u do it as well.
 
 A mount in use is left as it is, and who uses it is told: -l takes it from its
 directory at once and lets it end with its last user; -f cuts it off, so that
-whoever reads in it goes on with an error.`,
+whoever reads in it goes on with an error.
+
+Changes made in a read-write mount are in its upper, whose name is printed.`,
 		Example: `  imgfs umount /mnt
   imgfs umount -l /mnt
   imgfs umount --all`,
@@ -43,8 +46,10 @@ whoever reads in it goes on with an error.`,
 			ctx, stop := interruptible(c.Context())
 			defer stop()
 			opt.Warn = a.warn
+			var printed error
+			opt.Kept = func(upper string) { printed = errors.Join(printed, a.printKept(upper)) }
 			if all {
-				return imgfs.UnmountAll(ctx, opt)
+				return errors.Join(imgfs.UnmountAll(ctx, opt), printed)
 			}
 			for i, dir := range args {
 				abs, err := filepath.Abs(dir)
@@ -68,6 +73,9 @@ whoever reads in it goes on with an error.`,
 					a.report(err)
 				}
 			}
+			if first == nil {
+				first = printed
+			}
 			return first
 		},
 		ValidArgsFunction: a.mountedDirs,
@@ -77,6 +85,16 @@ whoever reads in it goes on with an error.`,
 	f.BoolVarP(&opt.Force, "force", "f", false, "cut off a mount that hangs or is in use")
 	f.BoolVarP(&opt.Lazy, "lazy", "l", false, "detach now, end when no longer in use")
 	return c
+}
+
+// printKept prints the name of an upper that keeps the changes of a mount.
+func (a *app) printKept(upper string) error {
+	if a.toTerminal() {
+		_, err := fmt.Fprintf(a.stdout, "changes are kept in upper %[1]s (imgfs diff %[1]s, imgfs commit %[1]s NAME, imgfs upper rm %[1]s)\n", upper)
+		return err
+	}
+	_, err := fmt.Fprintln(a.stdout, upper)
+	return err
 }
 
 // mountedDirs completes directories that are mounts.
