@@ -88,7 +88,7 @@ func TestCommitErrors(t *testing.T) {
 		{`{"config":{"Cmd":1}}`, "USER a", "malformed"},
 		{`{"history":{}}`, "USER a", "malformed"},
 		{full, "USER a", "4097 diff_ids: limit is 4096"},
-		{`{}`, "EXPOSE 1-65535", "over 16384 elements"},
+		{`{}`, "EXPOSE 1-65535", "over 16384 ports"},
 		{`{}`, "STOPSIGNAL $X", "no signal"},
 	}
 	for _, tt := range tests {

@@ -14,6 +14,10 @@ import (
 // maxExpanded bounds a word in which variables were replaced.
 const maxExpanded = 1 << 20 // bytes
 
+// maxPattern bounds a pattern; the work of a match is its length times that of
+// the text.
+const maxPattern = 4 << 10 // bytes
+
 // An environment looks variables up.
 type environment func(name string) (value string, ok bool)
 
@@ -443,6 +447,9 @@ func compileGlob(before, pattern string, most bool, after string) (*regexp.Regex
 // globExpr makes an expression of a pattern of a shell: * is any text, ? any
 // character, a backslash escapes them.
 func globExpr(pattern string, most bool) (string, error) {
+	if len(pattern) > maxPattern {
+		return "", fmt.Errorf("pattern of %d bytes: limit is %d", len(pattern), maxPattern)
+	}
 	star := ".*?"
 	if most {
 		star = ".*"

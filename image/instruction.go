@@ -239,6 +239,9 @@ func parseExpose(in instruction) (step, error) {
 			if err != nil {
 				return fmt.Errorf("EXPOSE: port %.50q: %w", w, err)
 			}
+			if len(c.Config.ExposedPorts)+hi-lo >= maxElements { // also bounds the work
+				return fmt.Errorf("EXPOSE: over %d ports: limit of a config", maxElements)
+			}
 			for p := lo; p <= hi; p++ {
 				c.Config.ExposedPorts[strconv.Itoa(p)+"/"+proto] = struct{}{}
 			}
