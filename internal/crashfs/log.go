@@ -74,6 +74,14 @@ func (l *Log) Cut(pos int64) int {
 	return sort.Search(len(l.ends), func(i int) bool { return l.ends[i] > pos })
 }
 
+// Pos is how long the log was when it had cut records.
+func (l *Log) Pos(cut int) int64 {
+	if cut <= 0 {
+		return 0
+	}
+	return l.ends[min(cut, len(l.ends))-1]
+}
+
 // index finds out which node each record is about.
 func (l *Log) index() error {
 	root := &inode{mode: unix.S_IFDIR | 0o755, synced: newContent()}

@@ -36,7 +36,7 @@ func (n *node) Create(ctx context.Context, name string, flags, mode uint32, out 
 	errno = n.s.fill(&op, path.Join(n.below(), name), func() syscall.Errno {
 		in, h, fl, errno = n.LoopbackNode.Create(ctx, name, flags|unix.O_EXCL, mode, out)
 		if errno == 0 {
-			op.Ino, op.UID, op.GID = child(in), out.Uid, out.Gid
+			op.Ino, op.UID, op.GID, op.Time = child(in), out.Uid, out.Gid, mtime(&out.Attr)
 		}
 		return errno
 	})
@@ -70,7 +70,7 @@ func (n *node) Link(ctx context.Context, target fs.InodeEmbedder, name string, o
 func (n *node) made(op *Op, out *fuse.EntryOut, make func() (*fs.Inode, syscall.Errno)) (in *fs.Inode, errno syscall.Errno) {
 	errno = n.s.fill(op, path.Join(n.below(), op.Name), func() syscall.Errno {
 		if in, errno = make(); errno == 0 {
-			op.Ino, op.UID, op.GID = child(in), out.Uid, out.Gid
+			op.Ino, op.UID, op.GID, op.Time = child(in), out.Uid, out.Gid, mtime(&out.Attr)
 		}
 		return errno
 	})
@@ -149,7 +149,12 @@ func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn,
 		only := *in
 		only.Valid = fuse.FATTR_SIZE
 		op := Op{Kind: Truncate, Ino: n.ino(), Size: int64(size)}
-		if errno := n.s.do(op, name, func() syscall.Errno { return n.LoopbackNode.Setattr(ctx, f, &only, out) }); errno != 0 {
+		errno := n.s.fill(&op, name, func() syscall.Errno {
+			errno := n.LoopbackNode.Setattr(ctx, f, &only, out)
+			op.Time = mtime(&out.Attr)
+			return errno
+		})
+		if errno != 0 {
 			return errno
 		}
 	}
@@ -173,7 +178,7 @@ func (n *node) Setattr(ctx context.Context, f fs.FileHandle, in *fuse.SetAttrIn,
 	return n.s.fill(&op, name, func() syscall.Errno {
 		errno := n.LoopbackNode.Setattr(ctx, f, &rest, out)
 		op.Mode, op.UID, op.GID = out.Mode, out.Uid, out.Gid
-		op.Time = int64(out.Mtime)*1e9 + int64(out.Mtimensec)
+		op.Time = mtime(&out.Attr)
 		return errno
 	})
 }
@@ -234,17 +239,32 @@ func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, sys
 	}
 	n, errno := h.file.Write(ctx, data, off)
 	if errno == 0 {
-		h.s.recordLocked(Op{Kind: Write, Ino: child(h.in), Off: off, Data: data[:n]})
+		h.s.recordLocked(Op{Kind: Write, Ino: child(h.in), Off: off, Data: data[:n], Time: h.mtime(ctx)})
 	}
 	return n, errno
 }
+
+// mtime returns the file's, in nanoseconds; 0 if it cannot be had.
+func (h *handle) mtime(ctx context.Context) int64 {
+	var a fuse.AttrOut
+	if h.file.Getattr(ctx, &a) != 0 {
+		return 0
+	}
+	return mtime(&a.Attr)
+}
+
+func mtime(a *fuse.Attr) int64 { return int64(a.Mtime)*1e9 + int64(a.Mtimensec) }
 
 func (h *handle) Allocate(ctx context.Context, off, size uint64, mode uint32) syscall.Errno {
 	if mode&^(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0 {
 		return syscall.EOPNOTSUPP
 	}
 	op := Op{Kind: Fallocate, Ino: child(h.in), Flags: mode, Off: int64(off), Size: int64(size)}
-	return h.s.do(op, h.name(), func() syscall.Errno { return h.file.Allocate(ctx, off, size, mode) })
+	return h.s.fill(&op, h.name(), func() syscall.Errno {
+		errno := h.file.Allocate(ctx, off, size, mode)
+		op.Time = h.mtime(ctx)
+		return errno
+	})
 }
 
 func (h *handle) Fsync(_ context.Context, flags uint32) syscall.Errno {
