@@ -28,12 +28,11 @@ package model
 
 import (
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/imgfs/imgfs/internal/posix/thread"
 )
 
 // A Tree is one of the two sides.
@@ -59,7 +58,7 @@ const shrinkFor = 90 * time.Second
 // difference. a is trusted.
 func Run(t testing.TB, seed uint64, ops int, a, b Tree) {
 	t.Helper()
-	onThread(func() {
+	thread.Run(func() {
 		g := newGenerator(seed, a.Remount != nil || b.Remount != nil)
 		r, why := begin(a, b)
 		for range ops {
@@ -98,29 +97,11 @@ func Replay(t testing.TB, text string, a, b Tree) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	onThread(func() {
+	thread.Run(func() {
 		if why, n := try(seq, a, b); why != "" {
 			t.Errorf("operation %d: %s", n, why)
 		}
 	})
-}
-
-// onThread runs f on a thread that shares neither working directory nor umask
-// with the rest of the process, and that ends with f.
-func onThread(f func()) {
-	done := make(chan any, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with its goroutine
-		defer func() { done <- recover() }()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			panic("unshare: " + err.Error())
-		}
-		unix.Umask(0o022)
-		f()
-	}()
-	if p := <-done; p != nil {
-		panic(p)
-	}
 }
 
 // try runs seq and returns the first difference and where it was, counted

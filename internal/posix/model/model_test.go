@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/internal/posix/thread"
 )
 
 var (
@@ -135,7 +137,7 @@ func TestShrinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	onThread(func() {
+	thread.Run(func() {
 		for _, tree := range []Tree{a, b} {
 			if err := tree.Reset(); err != nil {
 				t.Error(err)

@@ -9,44 +9,29 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/internal/posix/thread"
 )
 
 // slots is how many descriptors a sequence can hold.
 const slots = 10
 
-// A user is who does an operation. The first is who runs the test.
-type user struct {
+// users are who does an operation; the first is who runs the test.
+var users = []struct {
 	id     int
-	groups []uint32
-}
+	groups []int
+}{{}, {1000, nil}, {1001, []int{1000, 2000}}}
 
-var users = []user{{}, {1000, []uint32{1000}}, {1001, []uint32{1001, 1000, 2000}}}
-
-// as runs f with the credentials of users[who], of this thread alone.
+// as runs f with the rights of users[who].
 func as(who int, f func()) {
 	if who == 0 {
 		f()
 		return
 	}
-	u := users[who]
-	must := func(_, _ uintptr, errno syscall.Errno) {
-		if errno != 0 {
-			panic("credentials: " + errno.Error())
-		}
-	}
-	must(unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.groups)), uintptr(unsafe.Pointer(&u.groups[0])), 0))
-	must(unix.RawSyscall(unix.SYS_SETRESGID, uintptr(u.id), uintptr(u.id), 0))
-	must(unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.id), uintptr(u.id), 0))
-	defer func() {
-		must(unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0))
-		must(unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0))
-		must(unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0))
-	}()
-	f()
+	thread.As(users[who].id, users[who].id, users[who].groups, f)
 }
 
 // A side is one tree while a sequence runs.
@@ -140,15 +125,7 @@ func (s *side) do(o *op) (out string) {
 }
 
 // result is how an error is told.
-func result(err error) string {
-	if err == nil {
-		return "ok"
-	}
-	if errno, ok := err.(unix.Errno); ok {
-		return unix.ErrnoName(errno)
-	}
-	return err.Error()
-}
+func result(err error) string { return thread.Errno(err) }
 
 // tell returns the error, or what format says if there is none.
 func tell(err error, format string, args ...any) string {
