@@ -44,7 +44,10 @@ type Upper struct {
 	view                      // guarded by mu
 	tx      tx                // scratch, guarded by mu held for writing
 	orphans map[Node]*inode   // inodes without a name that may still be in use; guarded by mu
+	loose   loose             // what orphans have besides; guarded by mu
 	files   map[Node]*content // open ones; guarded by mu
+
+	data dataStore // the data files
 
 	next Node   // guarded by mu
 	seq  uint64 // of the last frame; guarded by mu
