@@ -55,6 +55,9 @@ func (u *Upper) lose(t *tx, n Node, i *inode, now Time) (gone, error) {
 			return gone{}, err
 		}
 	}
+	if err := u.keepMap(n, i); err != nil {
+		return gone{}, err
+	}
 	t.drop(n)
 	return g, nil
 }
@@ -146,6 +149,9 @@ func (u *Upper) end(n Node) {
 	}
 	if i.flags&flagData != 0 {
 		u.doom(n, u.seq)
+	}
+	if c := u.files[n]; c != nil && c.refs == 0 {
+		delete(u.files, n) // it had what was left of the map
 	}
 	u.named(n)
 	u.loose.some.Store(len(u.orphans) > 0)
