@@ -326,7 +326,7 @@ func kinds() []lowFile {
 		{data: pattern(1)},
 		{data: pattern(5000)},
 		{data: pattern(copyWhole)},
-		{data: pattern(copyWhole+1)},
+		{data: pattern(copyWhole + 1)},
 		{data: pattern(300_001)},
 		{size: 400_000},
 		{size: 500_123, runs: [][2]int64{{0, 4096}, {10_000, 90_001}, {200_000, 200_001}, {450_000, 500_123}}},
@@ -417,7 +417,7 @@ func TestContentRace(t *testing.T) {
 }
 
 func TestReadLowAllocatesNothing(t *testing.T) {
-	u := newContentUpper(t, lowFS(t, nil, lowFile{data: pattern(1<<20)}), filepath.Join(t.TempDir(), "u"))
+	u := newContentUpper(t, lowFS(t, nil, lowFile{data: pattern(1 << 20)}), filepath.Join(t.TempDir(), "u"))
 	f := openFile(t, u, 2)
 	defer f.Close()
 	b := make([]byte, 64<<10)
@@ -479,7 +479,7 @@ func (r countedReader) ReadAt(p []byte, off int64) (int, error) {
 func TestWholeBlocksAreNotRead(t *testing.T) {
 	var reads atomic.Int64
 	u := newContentUpper(t, lowFS(t, func(r io.ReaderAt) io.ReaderAt { return countedReader{r, &reads} },
-		lowFile{data: pattern(1<<20)}), filepath.Join(t.TempDir(), "u"))
+		lowFile{data: pattern(1 << 20)}), filepath.Join(t.TempDir(), "u"))
 	f := openFile(t, u, 2)
 	defer f.Close()
 	if _, err := f.WriteAt(make([]byte, 64<<10), 128<<10); err != nil {
@@ -508,7 +508,7 @@ func (brokenReader) ReadAt([]byte, int64) (int, error) {
 // nothing.
 func TestBrokenLayer(t *testing.T) {
 	u := newContentUpper(t, lowFS(t, func(io.ReaderAt) io.ReaderAt { return brokenReader{} },
-		lowFile{data: pattern(1000)}, lowFile{data: pattern(1<<20)}), filepath.Join(t.TempDir(), "u"))
+		lowFile{data: pattern(1000)}, lowFile{data: pattern(1 << 20)}), filepath.Join(t.TempDir(), "u"))
 	for _, n := range []Node{2, 3} {
 		f := openFile(t, u, n)
 		b := make([]byte, 10)
