@@ -143,9 +143,9 @@ func (u *Upper) fill(n Node, i *inode, a *Attr) error {
 }
 
 // treeAttr fills a from the tree.
-func (u *Upper) treeAttr(n Node, a *Attr) error {
+func (v *view) treeAttr(n Node, a *Attr) error {
 	var t index.Node
-	if err := u.fs.Tree.Node(index.NodeID(n), &t); err != nil {
+	if err := v.fs.Tree.Node(index.NodeID(n), &t); err != nil {
 		return err
 	}
 	time := Time{t.Mtime, t.MtimeNsec}
@@ -159,7 +159,7 @@ func (u *Upper) treeAttr(n Node, a *Attr) error {
 	case index.ModeRegular:
 		a.Size = t.Size
 		var err error
-		if a.Blocks, err = u.treeBlocks(&t); err != nil {
+		if a.Blocks, err = v.treeBlocks(&t); err != nil {
 			return err
 		}
 	case index.ModeDir:
@@ -183,8 +183,8 @@ func (u *Upper) treeAttr(n Node, a *Attr) error {
 const maxCounted = 1 << 12
 
 // treeBlocks returns the sectors that hold data of a regular file of the tree.
-func (u *Upper) treeBlocks(t *index.Node) (int64, error) {
-	extents, sparse, err := u.fs.Tree.Extents(t)
+func (v *view) treeBlocks(t *index.Node) (int64, error) {
+	extents, sparse, err := v.fs.Tree.Extents(t)
 	if err != nil || !sparse {
 		return sectors(t.Size), err
 	}
@@ -212,13 +212,13 @@ func (u *Upper) copyOf(n Node) (*inode, error) {
 }
 
 // fromTree makes a record of what n is in the tree.
-func (u *Upper) fromTree(n Node) (*inode, error) {
+func (v *view) fromTree(n Node) (*inode, error) {
 	var a Attr
-	if err := u.treeAttr(n, &a); err != nil {
+	if err := v.treeAttr(n, &a); err != nil {
 		return nil, err
 	}
 	var t index.Node
-	if err := u.fs.Tree.Node(index.NodeID(n), &t); err != nil {
+	if err := v.fs.Tree.Node(index.NodeID(n), &t); err != nil {
 		return nil, err
 	}
 	i := &inode{
@@ -231,14 +231,14 @@ func (u *Upper) fromTree(n Node) (*inode, error) {
 	case i.isRegular():
 		i.lower = i.size
 	case i.isDir():
-		d, err := u.fs.Tree.ReadDir(index.NodeID(n), 0)
+		d, err := v.fs.Tree.ReadDir(index.NodeID(n), 0)
 		if err != nil {
 			return nil, err
 		}
 		i.size = int64(d.Len())
 		i.parent = Node(t.Parent)
 		if t.Flags&index.FlagImplied != 0 {
-			if i.origin.depth, err = u.treeDepth(n); err != nil {
+			if i.origin.depth, err = v.treeDepth(n); err != nil {
 				return nil, err
 			}
 		}
@@ -252,13 +252,13 @@ const maxDepth = 1 << 24
 
 // treeDepth returns how many components the path of a directory of the tree
 // has.
-func (u *Upper) treeDepth(n Node) (uint32, error) {
+func (v *view) treeDepth(n Node) (uint32, error) {
 	var t index.Node
 	for depth := uint32(0); depth < maxDepth; depth++ {
 		if n == RootNode {
 			return depth, nil
 		}
-		if err := u.fs.Tree.Node(index.NodeID(n), &t); err != nil {
+		if err := v.fs.Tree.Node(index.NodeID(n), &t); err != nil {
 			return 0, err
 		}
 		n = Node(t.Parent)
@@ -342,7 +342,7 @@ func (u *Upper) setAttr(n Node, s *SetAttr, a *Attr) (inData bool, err error) {
 	}
 	changed, err := u.change(t, n, i, s)
 	if err == nil && changed {
-		err = u.keep(t, n, i)
+		err = u.store(t, n, i)
 	}
 	if err != nil {
 		return false, err

@@ -357,7 +357,7 @@ func (u *Upper) createFile(c Caller, dir Node, name string, k Creation, n Node, 
 	i.nlink = 0
 	i.flags |= flags
 	u.unnamed(n, i)
-	if err := u.keep(t, n, i); err != nil {
+	if err := u.store(t, n, i); err != nil {
 		return err
 	}
 	return u.fill(n, i, a)

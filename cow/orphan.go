@@ -74,9 +74,9 @@ func (g *gone) done() {
 	}
 }
 
-// keep makes i the record of n, and what t puts of n's xattrs holds: by a frame
+// store makes i the record of n, and what t puts of n's xattrs holds: by a frame
 // of the journal or, for an orphan, in memory.
-func (u *Upper) keep(t *tx, n Node, i *inode) error {
+func (u *Upper) store(t *tx, n Node, i *inode) error {
 	if u.orphans[n] == nil {
 		t.put(n, i)
 		return t.commit()

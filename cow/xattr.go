@@ -179,7 +179,7 @@ func (u *Upper) SetXattr(n Node, name string, value []byte, flags uint32, killSG
 		t.dropXattr(n, name)
 	}
 	i.ctime = Now()
-	return u.keep(t, n, i)
+	return u.store(t, n, i)
 }
 
 // xattrRoom makes sure that the xattrs of n may grow by bytes and, if it is
@@ -225,7 +225,7 @@ func (u *Upper) RemoveXattr(n Node, name string) error {
 	}
 	t.dropXattr(n, name)
 	i.ctime = Now()
-	return u.keep(t, n, i)
+	return u.store(t, n, i)
 }
 
 // checkXattrName refuses names that Linux has no meaning for.
