@@ -194,12 +194,12 @@ func (s *Store) Reset(ctx context.Context, name string, paths []string) error {
 	if src.mount != nil {
 		return upperError(src.name, &cow.InUseError{PID: src.mount.Server, Dir: src.mount.Dir})
 	}
+	if len(paths) == 0 {
+		return upperError(src.name, cow.Clear(s.upperDir(src.name)))
+	}
 	img, u, err := src.open(ctx)
 	if err != nil {
 		return err
-	}
-	if len(paths) == 0 {
-		err = u.ResetAll()
 	}
 	for _, p := range paths {
 		if err = u.Reset(p); err != nil {
