@@ -261,10 +261,23 @@ func (h *handle) Allocate(ctx context.Context, off, size uint64, mode uint32) sy
 	}
 	op := Op{Kind: Fallocate, Ino: child(h.in), Flags: mode, Off: int64(off), Size: int64(size)}
 	return h.s.fill(&op, h.name(), func() syscall.Errno {
-		errno := h.file.Allocate(ctx, off, size, mode)
+		errno := h.allocate(ctx, off, size, mode)
 		op.Time = h.mtime(ctx)
 		return errno
 	})
+}
+
+// allocate is fallocate, also where the directory below cannot zero a range, as
+// a tmpfs.
+func (h *handle) allocate(ctx context.Context, off, size uint64, mode uint32) syscall.Errno {
+	errno := h.file.Allocate(ctx, off, size, mode)
+	if errno != syscall.EOPNOTSUPP || mode&unix.FALLOC_FL_ZERO_RANGE == 0 {
+		return errno
+	}
+	if errno := h.file.Allocate(ctx, off, size, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE); errno != 0 {
+		return errno
+	}
+	return h.file.Allocate(ctx, off, size, mode&unix.FALLOC_FL_KEEP_SIZE)
 }
 
 func (h *handle) Fsync(_ context.Context, flags uint32) syscall.Errno {

@@ -230,7 +230,7 @@ func (s State) content(n *inode, f fate) *content {
 						return false
 					}
 				}
-				if doubtful[i] {
+				if doubtful[i] && s.Variant != All {
 					return mix(s.Seed, uint64(b), uint64(i))%2 == 0
 				}
 				return i < f.pins.content || i < f.data(b)
