@@ -42,10 +42,9 @@ func (r readNodes) each(f func(index.NodeID)) {
 // a mount with Options.Unverified can. It must not be called from within a
 // read, for which it may wait.
 func (s *Server) DropLayer(layer int) {
-	v := s.tree
-	v.read.each(func(id index.NodeID) {
+	s.what.read.each(func(id index.NodeID) {
 		var n index.Node
-		err := index.Guard(func() error { return v.t.Node(id, &n) })
+		err := index.Guard(func() error { return s.what.fs.Tree.Node(id, &n) })
 		if err != nil || n.Layer == layer {
 			// Attributes go with the pages. An error says that the kernel
 			// holds nothing of it, or that the mount is gone.

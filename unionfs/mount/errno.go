@@ -84,3 +84,20 @@ func (c *complaints) caught(onFault bool, op string, node uint64, status *fuse.S
 	}
 	c.once(fmt.Sprint("panic ", op, p), "%s of node %d: panic: %v\n%s", op, node, p, debug.Stack())
 }
+
+// errno returns the status that the kernel is given for an error of the upper,
+// whose answers are bare errnos. A disk without room is one too.
+func (v *top) errno(op string, node uint64, err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	if n, ok := err.(syscall.Errno); ok && n != 0 {
+		return fuse.Status(n)
+	}
+	for _, n := range [...]syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, n) {
+			return fuse.Status(n)
+		}
+	}
+	return v.complaints.errno(op, node, err)
+}

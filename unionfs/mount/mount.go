@@ -27,7 +27,7 @@ type Server struct {
 	mountID uint64 // as in mountinfo; 0 = the kernel does not tell
 	dev     uint64 // st_dev
 
-	tree *tree
+	what served
 	fuse *fuse.Server
 
 	gone   chan struct{} // closed when the kernel asks no more; ends the warm-up
@@ -54,17 +54,41 @@ func Available() error {
 // an *Error where something that can be cured is in the way. f must stay as it
 // is until Wait returns; its table is warmed meanwhile.
 func Mount(dir string, f *unionfs.FS, opt Options) (*Server, error) {
+	opt.writable = false
+	return attachServer(dir, &opt, func(set *settings) (served, error) {
+		v := newTree(f, &opt)
+		return served{raw: v, fs: f, read: v.read, options: fuse.MountOptions{
+			MaxWrite:             set.maxRead,                // limits reads too
+			EnableAcl:            set.allowOther && v.xattrs, // where modes are enforced, ACLs are
+			ExtraCapabilities:    fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT,
+			DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_READDIRPLUS_AUTO,
+		}}, nil
+	})
+}
+
+// served is what a mount shows.
+type served struct {
+	raw     fuse.RawFileSystem
+	fs      *unionfs.FS       // the tree, or what lies below the upper
+	read    readNodes         // nil unless layers are still to be verified
+	options fuse.MountOptions // what the kernel is told
+	end     func()            // called after the last request; may be nil
+}
+
+// attachServer mounts what prepare returns for the options in the form that the
+// kernel takes.
+func attachServer(dir string, opt *Options, prepare func(*settings) (served, error)) (*Server, error) {
 	if opt.Log == nil {
 		opt.Log = defaultLog
 	}
-	s, err := mount(dir, f, &opt)
+	s, err := mount(dir, opt, prepare)
 	if e := (*Error)(nil); errors.As(err, &e) {
 		e.Path = dir
 	}
 	return s, err
 }
 
-func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
+func mount(dir string, opt *Options, prepare func(*settings) (served, error)) (*Server, error) {
 	c := currentCredentials()
 	set, err := opt.settings(c)
 	if err != nil {
@@ -74,23 +98,18 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	what, err := prepare(set)
+	if err != nil {
+		return nil, err
+	}
 	conn, direct, err := attach(path, set, c)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		dir: path, direct: direct,
-		gone: make(chan struct{}), warmed: make(chan struct{}), served: make(chan struct{}),
-	}
+	s := newServer(path, direct, what)
 	fd, err := release(conn)
 	if err == nil {
-		raw := newTree(f, opt)
-		s.tree = raw
-		err = s.serve(opt.wrapped(raw), fd, &fuse.MountOptions{
-			MaxWrite:  set.maxRead,                  // limits reads too
-			EnableAcl: set.allowOther && raw.xattrs, // where modes are enforced, ACLs are
-			Logger:    log.New(logWriter(opt.Log), "", 0),
-		})
+		err = s.serve(opt, fd)
 	}
 	if err != nil {
 		return nil, errors.Join(refused(NoAnswer, "", err), detach(path, direct, true))
@@ -104,17 +123,28 @@ func mount(dir string, f *unionfs.FS, opt *Options) (*Server, error) {
 	if c.root {
 		s.readAhead(set.maxRead)
 	}
-	go func() {
-		defer close(s.warmed)
-		if err := f.Tree.Warm(s.gone); err != nil {
-			opt.Log("%s: reading the index ahead: %v", path, err)
-			if errors.Is(err, index.ErrCorrupt) && f.Damaged != nil {
-				f.Damaged()
-				opt.Log("%s: the next mount makes the index anew", path)
-			}
-		}
-	}()
+	go s.warm(opt.Log)
 	return s, nil
+}
+
+func newServer(path string, direct bool, what served) *Server {
+	return &Server{
+		dir: path, direct: direct, what: what,
+		gone: make(chan struct{}), warmed: make(chan struct{}), served: make(chan struct{}),
+	}
+}
+
+// warm reads the tree's table ahead.
+func (s *Server) warm(logf func(format string, args ...any)) {
+	defer close(s.warmed)
+	f := s.what.fs
+	if err := f.Tree.Warm(s.gone); err != nil {
+		logf("%s: reading the index ahead: %v", s.dir, err)
+		if errors.Is(err, index.ErrCorrupt) && f.Damaged != nil {
+			f.Damaged()
+			logf("%s: the next mount makes the index anew", s.dir)
+		}
+	}
 }
 
 // release takes the descriptor out of conn, since go-fuse wants the number.
@@ -128,15 +158,15 @@ func release(conn *os.File) (int, error) {
 const maxBackground = 16
 
 // serve answers INIT on fd, which it takes, and starts to serve.
-func (s *Server) serve(raw fuse.RawFileSystem, fd int, o *fuse.MountOptions) error {
+func (s *Server) serve(opt *Options, fd int) error {
+	o := s.what.options
 	o.Name = subtype
 	o.MaxBackground = maxBackground
 	o.ExplicitDataCacheControl = true
 	o.EnableSymlinkCaching = true
 	o.DisableSplice = true
-	o.ExtraCapabilities = fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT
-	o.DisabledCapabilities = fuse.CAP_PASSTHROUGH | fuse.CAP_READDIRPLUS_AUTO
-	server, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), o)
+	o.Logger = log.New(logWriter(opt.Log), "", 0)
+	server, err := fuse.NewServer(opt.wrapped(s.what.raw), fmt.Sprintf("/dev/fd/%d", fd), &o)
 	if err != nil {
 		return err
 	}
@@ -144,6 +174,9 @@ func (s *Server) serve(raw fuse.RawFileSystem, fd int, o *fuse.MountOptions) err
 	go func() {
 		server.Serve()
 		close(s.gone)
+		if s.what.end != nil {
+			s.what.end()
+		}
 		<-s.warmed
 		close(s.served)
 	}()

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options say how a tree is mounted. The zero value works: read-only,
-// nosuid, nodev.
+// Options say how a tree or an upper is mounted. The zero value works: nosuid,
+// nodev.
 type Options struct {
 	Name       string // shown as the mount's source: the image
 	AllowOther bool   // -o allow_other; root's mount always has it
@@ -27,7 +27,9 @@ type Options struct {
 	Provenance bool    // XattrLayer, XattrDiffID, XattrCreatedBy
 	Unverified bool    // layers may change their answer: Server.DropLayer is to come
 
-	NoPassthrough bool // of a writable mount: every read and write comes to the server
+	// NoPassthrough has content of a writable mount go through the server: other
+	// file systems can then be stacked on the mount.
+	NoPassthrough bool
 
 	// Extra holds further -o options, each as mount(8) spells it: noexec,
 	// noatime, max_read=65536, context=….
@@ -37,7 +39,8 @@ type Options struct {
 	// standard logger.
 	Log func(format string, args ...any)
 
-	wrap func(fuse.RawFileSystem) fuse.RawFileSystem // a test looks in
+	wrap     func(fuse.RawFileSystem) fuse.RawFileSystem // a test looks in
+	writable bool
 }
 
 func (o *Options) wrapped(raw fuse.RawFileSystem) fuse.RawFileSystem {
@@ -92,6 +95,12 @@ func (o *Options) settings(c *credentials) (*settings, error) {
 		maxRead:    maxRead,
 		allowOther: o.AllowOther || c.ownsIDs,
 	}
+	if o.writable {
+		if err := o.checkWritable(); err != nil {
+			return nil, err
+		}
+		s.flags &^= unix.MS_RDONLY
+	}
 	if s.source == "" {
 		s.source = "imgfs"
 	}
@@ -101,9 +110,16 @@ func (o *Options) settings(c *credentials) (*settings, error) {
 	suid, dev := o.Suid, o.Dev
 	for _, w := range o.Extra {
 		switch key, value, _ := strings.Cut(w, "="); key {
-		case "", "ro", "nonempty", "default_permissions":
+		case "", "nonempty", "default_permissions":
 			// As it is anyway, or decided elsewhere.
+		case "ro":
+			if o.writable {
+				return nil, refused(BadOption, "leave out ro, or the upper", fmt.Errorf("%q: this mount is writable", w))
+			}
 		case "rw":
+			if o.writable {
+				continue
+			}
 			return nil, refused(BadOption, "leave out rw", fmt.Errorf("%q: this mount is read-only", w))
 		case "allow_other":
 			s.allowOther = true
@@ -140,6 +156,23 @@ func (o *Options) settings(c *credentials) (*settings, error) {
 	return s, nil
 }
 
+// checkWritable refuses what shows a tree otherwise than it is: what is written
+// could not be told from what is shown.
+func (o *Options) checkWritable() error {
+	for _, f := range []struct {
+		set  bool
+		word string
+	}{
+		{o.UID != nil, "uid="}, {o.GID != nil, "gid="},
+		{o.NoSymlinks, "no-symlinks"}, {o.NoSpecials, "no-specials"}, {o.NoXattrs, "no-xattrs"},
+	} {
+		if f.set {
+			return refused(BadOption, "mount read-only, or leave it out", fmt.Errorf("%q is for read-only mounts", f.word))
+		}
+	}
+	return nil
+}
+
 // maxSource is the kernel's: a page.
 const maxSource = 4096
 
@@ -158,6 +191,9 @@ func (s *settings) kernelData(fd int, rootmode uint32, c *credentials) string {
 // and takes a backslash as an escape.
 func (s *settings) helperOptions() string {
 	w := []string{"ro"}
+	if s.flags&unix.MS_RDONLY == 0 {
+		w[0] = "rw"
+	}
 	for _, f := range []struct {
 		bit     uintptr
 		on, off string

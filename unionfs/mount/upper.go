@@ -4,12 +4,345 @@ package mount
 
 import (
 	"errors"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/cow"
+	"github.com/imgfs/imgfs/index"
 )
 
 // MountUpper serves u, writable, at dir and returns when the directory
-// answers. u must stay open until Wait returns.
+// answers. The error is an *Error where something that can be cured is in the
+// way. u must stay open until Wait returns.
 func MountUpper(dir string, u *cow.Upper, opt Options) (*Server, error) {
-	return nil, errors.ErrUnsupported // being built
+	opt.writable = true
+	return attachServer(dir, &opt, func(set *settings) (served, error) {
+		if u.FS().Root != index.RootID {
+			return served{}, refused(BadOption, "mount the whole image", errors.New("a part of an image is read-only"))
+		}
+		raiseFiles()
+		depth := 0
+		if !opt.NoPassthrough {
+			depth = passthroughDepth(u)
+		}
+		v := newTop(u, &opt, depth > 0)
+		return served{raw: v, fs: u.FS(), read: v.read, end: v.end, options: topOptions(set, depth)}, nil
+	})
+}
+
+// topOptions returns what the kernel is told of a writable mount whose files
+// are passed through if depth, of the file systems stacked below and with it,
+// is not 0. Passthrough and writeback cache exclude each other. Asynchronous
+// direct I/O is not asked for: its writes would leave old pages behind.
+func topOptions(set *settings, depth int) fuse.MountOptions {
+	o := fuse.MountOptions{
+		MaxWrite:  maxRead,
+		EnableAcl: set.allowOther, // where modes are enforced, ACLs are
+		ExtraCapabilities: fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_DONT_MASK |
+			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT | fuse.CAP_ATOMIC_O_TRUNC,
+		DisabledCapabilities: fuse.CAP_READDIRPLUS_AUTO,
+		MaxStackDepth:        depth,
+	}
+	if depth == 0 {
+		o.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
+		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+	}
+	return o
+}
+
+// raiseFiles lets this process open as many files as it may: each open file of
+// the upper has one on the disk.
+func raiseFiles() {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil && l.Cur < l.Max {
+		l.Cur = l.Max
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
+	}
+}
+
+// top answers for an upper. A FUSE NodeID is a cow.Node.
+type top struct {
+	fuse.RawFileSystem
+	*complaints
+
+	u       *cow.Upper
+	sources []provenance // per layer of the tree; nil = none are shown
+	read    readNodes    // nil unless layers are still to be verified
+
+	passthrough  bool
+	keepsOpenDir bool   // ENOSYS to OPENDIR means never ask again; known after INIT
+	kernel       kernel // known after INIT
+	files        fileTable
+	dirs         dirTable
+	forgets      forgets
+}
+
+// kernel is what a top says to the kernel unasked. A *fuse.Server is one.
+type kernel interface {
+	InodeNotify(node uint64, off, length int64) fuse.Status
+	RegisterBackingFd(*fuse.BackingMap) (int32, syscall.Errno)
+	UnregisterBackingFd(id int32) syscall.Errno
+}
+
+func newTop(u *cow.Upper, opt *Options, passthrough bool) *top {
+	v := &top{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		complaints:    &complaints{log: opt.Log},
+		u:             u, passthrough: passthrough,
+	}
+	if opt.Provenance {
+		v.sources = provenances(u.FS().Sources)
+	}
+	if opt.Unverified {
+		v.read = newReadNodes(u.FS().Tree.Count())
+	}
+	v.files.init()
+	return v
+}
+
+// String names the file system to go-fuse.
+func (v *top) String() string { return "imgfs" }
+
+// Init learns what the kernel can do.
+func (v *top) Init(s *fuse.Server) {
+	v.kernel = s
+	v.keepsOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+	v.forgets.start(v)
+}
+
+// end lets go of the upper.
+func (v *top) end() {
+	v.forgets.stop()
+	v.files.closeAll(v)
+}
+
+func caller(h *fuse.InHeader) cow.Caller { return cow.Caller{UID: h.Uid, GID: h.Gid} }
+
+// Lookup answers for a name, and for "." and ".." when a file handle
+// (name_to_handle_at, NFS, overlayfs above) brings back a node that the kernel
+// no longer holds. An absent name is an answer to keep too.
+func (v *top) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "lookup", h.NodeId, &status)
+	if name == "." || name == ".." {
+		return v.handle(cow.Node(h.NodeId), name, out)
+	}
+	if len(name) > maxName {
+		return fuse.Status(syscall.ENAMETOOLONG) // the kernel itself allows 1 024
+	}
+	var a cow.Attr
+	found, err := v.u.Lookup(cow.Node(h.NodeId), name, &a)
+	if err != nil {
+		return v.errno("lookup", h.NodeId, err)
+	}
+	if !found {
+		out.EntryValid = forever
+		return fuse.OK
+	}
+	v.entry(&a, out)
+	return fuse.OK
+}
+
+// handle answers a lookup of "." or "..". A file without a name is not brought
+// back: where it is still in use the kernel holds it and does not ask.
+func (v *top) handle(n cow.Node, name string, out *fuse.EntryOut) fuse.Status {
+	if name == ".." {
+		d, err := v.u.OpenDir(n)
+		if err != nil {
+			return v.errno("lookup", uint64(n), err)
+		}
+		if n, err = d.Parent(); err != nil {
+			return v.errno("lookup", uint64(n), err)
+		}
+	}
+	var a cow.Attr
+	if err := v.u.Attr(n, &a); err != nil {
+		return v.errno("lookup", uint64(n), err)
+	}
+	if a.Nlink == 0 {
+		return fuse.Status(syscall.ESTALE)
+	}
+	v.entry(&a, out)
+	return fuse.OK
+}
+
+// entry fills out with a node.
+func (v *top) entry(a *cow.Attr, out *fuse.EntryOut) {
+	out.NodeId = uint64(a.Node)
+	out.EntryValid = forever
+	out.AttrValid = v.valid(a.Node)
+	fill(a, &out.Attr)
+}
+
+// valid returns how long the kernel may keep the attributes of n. A store to a
+// file that is mapped past us changes its time without a word.
+func (v *top) valid(n cow.Node) uint64 {
+	if v.files.written(n) {
+		return 0
+	}
+	return forever
+}
+
+// fill converts attributes.
+func fill(a *cow.Attr, out *fuse.Attr) {
+	*out = fuse.Attr{
+		Ino:  uint64(a.Node),
+		Mode: a.Mode, Nlink: a.Nlink, Rdev: a.Rdev,
+		Owner: fuse.Owner{Uid: a.UID, Gid: a.GID},
+		Size:  uint64(a.Size), Blocks: uint64(a.Blocks), Blksize: blockSize,
+		// Two's complement: the kernel reads them as signed.
+		Atime: uint64(a.Atime.Sec), Mtime: uint64(a.Mtime.Sec), Ctime: uint64(a.Ctime.Sec),
+		Atimensec: a.Atime.Nsec, Mtimensec: a.Mtime.Nsec, Ctimensec: a.Ctime.Nsec,
+	}
+}
+
+// GetAttr answers stat(2).
+func (v *top) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "getattr", in.NodeId, &status)
+	var a cow.Attr
+	if err := v.u.Attr(cow.Node(in.NodeId), &a); err != nil {
+		return v.errno("getattr", in.NodeId, err)
+	}
+	v.attr(&a, out)
+	return fuse.OK
+}
+
+func (v *top) attr(a *cow.Attr, out *fuse.AttrOut) {
+	out.AttrValid = v.valid(a.Node)
+	fill(a, &out.Attr)
+}
+
+// Statx is asked by who wants to know when a file was made.
+func (v *top) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "statx", in.NodeId, &status)
+	var a cow.Attr
+	if err := v.u.Attr(cow.Node(in.NodeId), &a); err != nil {
+		return v.errno("statx", in.NodeId, err)
+	}
+	out.AttrValid = v.valid(a.Node)
+	out.Statx = fuse.Statx{
+		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME, Blksize: blockSize,
+		Nlink: a.Nlink, Uid: a.UID, Gid: a.GID, Mode: uint16(a.Mode), Ino: uint64(a.Node),
+		Size: uint64(a.Size), Blocks: uint64(a.Blocks),
+		Atime: sxTime(a.Atime), Btime: sxTime(a.Btime), Ctime: sxTime(a.Ctime), Mtime: sxTime(a.Mtime),
+		RdevMajor: unix.Major(uint64(a.Rdev)), RdevMinor: unix.Minor(uint64(a.Rdev)),
+	}
+	if a.Btime == (cow.Time{}) {
+		out.Mask &^= unix.STATX_BTIME // an image does not tell
+	}
+	return fuse.OK
+}
+
+func sxTime(t cow.Time) fuse.SxTime { return fuse.SxTime{Sec: uint64(t.Sec), Nsec: t.Nsec} }
+
+// SetAttr changes attributes. One that changes none means that setuid, setgid
+// and capabilities are to be cleared.
+func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "setattr", in.NodeId, &status)
+	var s cow.SetAttr
+	changes(in, &s)
+	var a cow.Attr
+	if err := v.u.SetAttr(caller(&in.InHeader), cow.Node(in.NodeId), &s, &a); err != nil {
+		return v.errno("setattr", in.NodeId, err)
+	}
+	if s.Valid&cow.SetMode != 0 {
+		v.files.privileged(a.Node)
+	}
+	v.attr(&a, out)
+	return fuse.OK
+}
+
+// changes fills s with what in asks for. With a writeback cache the kernel adds
+// its ctime to what changes nothing.
+func changes(in *fuse.SetAttrIn, s *cow.SetAttr) {
+	const asks = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+	if in.Valid&asks == 0 || in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+		s.Valid |= cow.KillPriv
+	}
+	if in.Valid&fuse.FATTR_MODE != 0 {
+		s.Valid |= cow.SetMode
+		s.Mode = in.Mode
+	}
+	if in.Valid&fuse.FATTR_UID != 0 {
+		s.Valid |= cow.SetUID
+		s.UID = in.Uid
+	}
+	if in.Valid&fuse.FATTR_GID != 0 {
+		s.Valid |= cow.SetGID
+		s.GID = in.Gid
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		s.Valid |= cow.SetSize
+		s.Size = int64(in.Size)
+	}
+	if in.Valid&fuse.FATTR_ATIME != 0 {
+		s.Valid |= cow.SetAtime
+		s.Atime = timeOf(in.Valid&fuse.FATTR_ATIME_NOW != 0, in.Atime, in.Atimensec)
+	}
+	if in.Valid&fuse.FATTR_MTIME != 0 {
+		s.Valid |= cow.SetMtime
+		s.Mtime = timeOf(in.Valid&fuse.FATTR_MTIME_NOW != 0, in.Mtime, in.Mtimensec)
+	}
+	if in.Valid&fuse.FATTR_CTIME != 0 {
+		s.Valid |= cow.SetCtime
+		s.Ctime = timeOf(false, in.Ctime, in.Ctimensec)
+	}
+}
+
+// timeOf returns the current time, or the given one.
+func timeOf(isNow bool, sec uint64, nsec uint32) cow.Time {
+	if isNow {
+		return cow.Now()
+	}
+	return cow.Time{Sec: int64(sec), Nsec: nsec}
+}
+
+// StatFs shows the disk's free space.
+func (v *top) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "statfs", h.NodeId, &status)
+	var s cow.Statfs
+	if err := v.u.Statfs(&s); err != nil {
+		return v.errno("statfs", h.NodeId, err)
+	}
+	*out = fuse.StatfsOut{
+		Blocks: s.Blocks, Bfree: s.Bfree, Bavail: s.Bavail,
+		Files: s.Files, Ffree: s.Ffree,
+		Bsize: uint32(s.Bsize), Frsize: uint32(s.Bsize), NameLen: maxName,
+	}
+	return fuse.OK
+}
+
+// Ioctl passes nothing on.
+func (v *top) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.Status(syscall.ENOTTY)
+}
+
+// Readlink returns a symlink's target.
+func (v *top) Readlink(_ <-chan struct{}, h *fuse.InHeader) (target []byte, status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "readlink", h.NodeId, &status)
+	b, err := v.u.Readlink(cow.Node(h.NodeId))
+	if err != nil {
+		return nil, v.errno("readlink", h.NodeId, err)
+	}
+	if len(b) >= maxTarget {
+		return nil, fuse.Status(syscall.ENAMETOOLONG)
+	}
+	// go-fuse writes it after the handler, outside of what guards against a
+	// damaged map.
+	return append([]byte(nil), b...), fuse.OK
+}
+
+// provenance returns the provenance xattr name of n, empty if there is none.
+func (v *top) provenance(n cow.Node, name string) string {
+	if v.sources == nil || n >= cow.FirstOwn || !strings.HasPrefix(name, provenancePrefix) {
+		return ""
+	}
+	var node index.Node
+	if err := v.u.FS().Tree.Node(index.NodeID(n), &node); err != nil {
+		return ""
+	}
+	return provenanceOf(v.sources, &node, name)
 }

@@ -38,10 +38,14 @@ func provenances(sources []unionfs.Source) []provenance {
 
 // provenance returns the provenance xattr name of n, empty if there is none.
 func (v *tree) provenance(n *index.Node, name string) string {
-	if n.Layer < 0 || n.Layer >= len(v.sources) || !n.IsDir() && !n.IsRegular() {
+	return provenanceOf(v.sources, n, name)
+}
+
+func provenanceOf(sources []provenance, n *index.Node, name string) string {
+	if n.Layer < 0 || n.Layer >= len(sources) || !n.IsDir() && !n.IsRegular() {
 		return ""
 	}
-	switch p := &v.sources[n.Layer]; name {
+	switch p := &sources[n.Layer]; name {
 	case XattrLayer:
 		return p.layer
 	case XattrDiffID:

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/imgfs/imgfs/cow"
+	"github.com/imgfs/imgfs/index"
+)
+
+// An openFile is a regular file that the kernel has open, once or several
+// times. How its content comes to the kernel, through us or straight from its
+// data file, is decided at the first open and holds until the last RELEASE.
+type openFile struct {
+	node cow.Node
+	fh   uint64
+
+	// refs and writers count what was opened and not released. Guarded by
+	// fileTable.mu.
+	refs, writers int
+	marked        bool // open for writing and passed through; guarded by fileTable.mu
+
+	// mu guards the rest. It is held while the first open decides.
+	mu      sync.Mutex
+	decided bool
+	passed  bool  // the kernel reads and writes the data file itself
+	backing int32 // the id it knows that file by
+
+	reader, writer atomic.Pointer[cow.File] // set under mu
+
+	// clean tells that the file has neither setuid, setgid nor capabilities, so
+	// that a write need not clear them.
+	clean atomic.Bool
+}
+
+// file returns the file to do things with.
+func (o *openFile) file() *cow.File {
+	if f := o.writer.Load(); f != nil {
+		return f
+	}
+	return o.reader.Load()
+}
+
+// fileTable has the open files of a mount. A handle is a place in slots.
+type fileTable struct {
+	mu     sync.RWMutex
+	nodes  map[cow.Node]*openFile // guarded by mu
+	slots  []*openFile            // guarded by mu; 0 is none
+	free   []uint64               // guarded by mu
+	marked atomic.Int64           // how many are marked
+}
+
+func (t *fileTable) init() {
+	t.nodes = make(map[cow.Node]*openFile)
+	t.slots = make([]*openFile, 1)
+}
+
+// get returns the file of a handle, nil if there is none.
+func (t *fileTable) get(fh uint64) *openFile {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if fh >= uint64(len(t.slots)) {
+		return nil
+	}
+	return t.slots[fh]
+}
+
+// take returns the open file of n with one more reference.
+func (t *fileTable) take(n cow.Node, write bool) *openFile {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o := t.nodes[n]
+	if o == nil {
+		o = &openFile{node: n, fh: uint64(len(t.slots))}
+		if last := len(t.free) - 1; last >= 0 {
+			o.fh = t.free[last]
+			t.free = t.free[:last]
+			t.slots[o.fh] = o
+		} else {
+			t.slots = append(t.slots, o)
+		}
+		t.nodes[n] = o
+	}
+	o.refs++
+	if write {
+		o.writers++
+	}
+	return o
+}
+
+// release lets go of a reference, and of the file with the last one.
+func (t *fileTable) release(v *top, o *openFile, write bool) {
+	t.mu.Lock()
+	o.refs--
+	if write {
+		o.writers--
+		if o.writers == 0 && o.marked {
+			o.marked = false
+			t.marked.Add(-1)
+		}
+	}
+	last := o.refs == 0
+	if last {
+		delete(t.nodes, o.node)
+		t.slots[o.fh] = nil
+		t.free = append(t.free, o.fh)
+	}
+	t.mu.Unlock()
+	if last {
+		o.close(v)
+	}
+}
+
+func (t *fileTable) closeAll(v *top) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.nodes {
+		o.close(v)
+	}
+	t.init()
+}
+
+// close closes what o has open. Nobody else has it any more.
+func (o *openFile) close(v *top) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.passed {
+		v.kernel.UnregisterBackingFd(o.backing)
+	}
+	for _, p := range [...]*atomic.Pointer[cow.File]{&o.reader, &o.writer} {
+		if f := p.Load(); f != nil {
+			if err := f.Close(); err != nil {
+				v.errno("release", uint64(o.node), err)
+			}
+		}
+	}
+}
+
+// written reports whether n is open for writing and passed through.
+func (t *fileTable) written(n cow.Node) bool {
+	if t.marked.Load() == 0 {
+		return false
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	o := t.nodes[n]
+	return o != nil && o.marked
+}
+
+// mark notes that o is open for writing and passed through, and reports whether
+// that is news.
+func (t *fileTable) mark(o *openFile) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o.marked {
+		return false
+	}
+	o.marked = true
+	t.marked.Add(1)
+	return true
+}
+
+// privileged notes that n may have setuid, setgid or capabilities now.
+func (t *fileTable) privileged(n cow.Node) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if o := t.nodes[n]; o != nil {
+		o.clean.Store(false)
+	}
+}
+
+func writes(flags uint32) bool { return flags&syscall.O_ACCMODE != syscall.O_RDONLY }
+
+// Open opens a regular file. O_TRUNC is ours to do, so that a file of the
+// image is not copied to be truncated.
+func (v *top) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "open", in.NodeId, &status)
+	n := cow.Node(in.NodeId)
+	if in.Flags&syscall.O_TRUNC != 0 {
+		s := cow.SetAttr{Valid: cow.SetSize}
+		if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
+			s.Valid |= cow.KillPriv
+		}
+		var a cow.Attr
+		if err := v.u.SetAttr(caller(&in.InHeader), n, &s, &a); err != nil {
+			return v.errno("open", in.NodeId, err)
+		}
+	}
+	return v.errno("open", in.NodeId, v.open(n, nil, writes(in.Flags), out))
+}
+
+// open opens n; fresh is its file where it was just made.
+func (v *top) open(n cow.Node, fresh *cow.File, write bool, out *fuse.OpenOut) error {
+	o := v.files.take(n, write)
+	if err := v.openAs(o, fresh, write); err != nil {
+		v.files.release(v, o, write)
+		return err
+	}
+	out.Fh = o.fh
+	out.OpenFlags = fuse.FOPEN_NOFLUSH
+	if o.passed {
+		out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
+		out.BackingID = o.backing
+	} else {
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	}
+	return nil
+}
+
+// openAs opens o's file for what is asked, and decides how its content is
+// read and written if that is not decided.
+func (v *top) openAs(o *openFile, fresh *cow.File, write bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f := fresh
+	if f != nil {
+		o.writer.Store(f)
+	} else if f = o.file(); f == nil || write && o.writer.Load() == nil {
+		var err error
+		if f, err = v.u.Open(o.node, write); err != nil {
+			return err
+		}
+		if write {
+			o.writer.Store(f)
+		} else {
+			o.reader.Store(f)
+		}
+	}
+	if !o.decided {
+		if v.passthrough {
+			v.pass(o, f, write, fresh != nil)
+		}
+		o.decided = true
+	}
+	if write && o.passed && v.files.mark(o) && fresh == nil {
+		// What the kernel knows of it, it was told for ever.
+		v.kernel.InodeNotify(uint64(o.node), attributesOnly, 0)
+	}
+	return nil
+}
+
+// pass has the kernel read and write o's data file itself if it takes no byte
+// from a layer. A file whose privileges a write must clear comes to us. What
+// the kernel holds of a file that might have been written past its pages is
+// dropped. Preconditions: o.mu is held, and this is o's first open.
+func (v *top) pass(o *openFile, f *cow.File, write, fresh bool) {
+	fd, ok, err := f.Backing()
+	if err == nil && !ok {
+		return
+	}
+	if err == nil && !(write && v.hasPrivileges(o.node)) {
+		id, errno := v.kernel.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+		if errno == 0 {
+			o.passed, o.backing = true, id
+			return
+		}
+		v.once("passthrough", "passing node %d through: %v", o.node, errno)
+	}
+	if !fresh {
+		v.kernel.InodeNotify(uint64(o.node), 0, 0)
+	}
+}
+
+// hasPrivileges reports whether n has setuid, setgid or capabilities.
+func (v *top) hasPrivileges(n cow.Node) bool {
+	var a cow.Attr
+	if err := v.u.Attr(n, &a); err != nil || a.Mode&(syscall.S_ISUID|syscall.S_ISGID) != 0 {
+		return true
+	}
+	_, err := v.u.Xattr(n, capabilityXattr)
+	return err != syscall.ENODATA
+}
+
+// Create makes a regular file and opens it.
+func (v *top) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	return v.createFile("create", in, name, out)
+}
+
+// Tmpfile makes a regular file without a name.
+func (v *top) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	return v.createFile("tmpfile", in, "", out)
+}
+
+func (v *top) createFile(op string, in *fuse.CreateIn, name string, out *fuse.CreateOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), op, in.NodeId, &status)
+	var a cow.Attr
+	k := cow.Creation{Mode: index.ModeRegular | in.Mode&0o7777, Umask: in.Umask}
+	f, err := v.u.CreateFile(caller(&in.InHeader), cow.Node(in.NodeId), name, k, &a)
+	if err == nil {
+		err = v.open(a.Node, f, writes(in.Flags), &out.OpenOut)
+	}
+	if err != nil {
+		return v.errno(op, in.NodeId, err)
+	}
+	v.entry(&a, &out.EntryOut)
+	return fuse.OK
+}
+
+// Release is the last of an open.
+func (v *top) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	var status fuse.Status
+	defer v.caught(debug.SetPanicOnFault(true), "release", in.NodeId, &status)
+	if o := v.files.get(in.Fh); o != nil {
+		v.files.release(v, o, writes(in.Flags))
+	}
+}
+
+// Flush has nothing to do, and says so for good.
+func (v *top) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+// opened returns the open file of a handle.
+func (v *top) opened(fh uint64) (*openFile, *cow.File, error) {
+	if o := v.files.get(fh); o != nil {
+		return o, o.file(), nil
+	}
+	return nil, nil, fmt.Errorf("no open file has handle %d", fh)
+}
+
+// Read fills the buffer that goes to the kernel.
+func (v *top) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse.ReadResult, status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "read", in.NodeId, &status)
+	_, f, err := v.opened(in.Fh)
+	if err != nil {
+		return nil, v.errno("read", in.NodeId, err)
+	}
+	if v.read != nil && in.NodeId < uint64(cow.FirstOwn) {
+		v.read.add(index.NodeID(in.NodeId)) // before its layer is asked: see DropLayer
+	}
+	got, err := f.ReadAt(buf, int64(in.Offset))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, v.errno("read", in.NodeId, err)
+	}
+	r := readResults.Get().(*readResult)
+	r.b = buf[:got]
+	return r, fuse.OK
+}
+
+// Write takes what lies in one piece; go-fuse asks Writev first.
+func (v *top) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	return v.write(in, data)
+}
+
+// Writev takes what lies in several pieces, but they are one.
+func (v *top) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) != 1 {
+		return 0, fuse.ENOSYS // Write gets them joined
+	}
+	return v.write(in, data[0])
+}
+
+func (v *top) write(in *fuse.WriteIn, data []byte) (written uint32, status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "write", in.NodeId, &status)
+	o, _, err := v.opened(in.Fh)
+	if err != nil {
+		return 0, v.errno("write", in.NodeId, err)
+	}
+	f := o.writer.Load()
+	if f == nil {
+		return 0, fuse.EBADF
+	}
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		if err := v.clearPrivileges(o, &in.InHeader); err != nil {
+			return 0, v.errno("write", in.NodeId, err)
+		}
+	}
+	n, err := f.WriteAt(data, int64(in.Offset))
+	if err != nil && (n == 0 || in.WriteFlags&fuse.WRITE_CACHE != 0) { // the kernel's cache knows no short write
+		return 0, v.errno("write", in.NodeId, err)
+	}
+	return uint32(n), fuse.OK
+}
+
+// clearPrivileges clears setuid, setgid and capabilities of a file that is
+// written to by who may not keep them.
+func (v *top) clearPrivileges(o *openFile, h *fuse.InHeader) error {
+	if o.clean.Swap(true) {
+		return nil // who sets one later says so later
+	}
+	if !v.hasPrivileges(o.node) {
+		return nil
+	}
+	var a cow.Attr
+	return v.u.SetAttr(caller(h), o.node, &cow.SetAttr{Valid: cow.KillPriv}, &a)
+}
+
+// Fsync makes a file durable.
+func (v *top) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "fsync", in.NodeId, &status)
+	_, f, err := v.opened(in.Fh)
+	if err == nil {
+		err = f.Sync(in.FsyncFlags&fsyncData != 0)
+	}
+	return v.errno("fsync", in.NodeId, err)
+}
+
+const fsyncData = 1 // FUSE_FSYNC_FDATASYNC
+
+// Fallocate answers fallocate(2).
+func (v *top) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "fallocate", in.NodeId, &status)
+	o, _, err := v.opened(in.Fh)
+	if err != nil {
+		return v.errno("fallocate", in.NodeId, err)
+	}
+	f := o.writer.Load()
+	if f == nil {
+		return fuse.EBADF
+	}
+	return v.errno("fallocate", in.NodeId, f.Allocate(in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+// Lseek answers SEEK_DATA and SEEK_HOLE, the only ones that come. What a
+// program wrote may still lie in the kernel's cache, which writes it back when
+// it is told to drop it.
+func (v *top) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) (status fuse.Status) {
+	defer v.caught(debug.SetPanicOnFault(true), "lseek", in.NodeId, &status)
+	if in.Whence != seekData && in.Whence != seekHole {
+		return fuse.EINVAL
+	}
+	o, f, err := v.opened(in.Fh)
+	if err != nil {
+		return v.errno("lseek", in.NodeId, err)
+	}
+	if !v.passthrough && o.writer.Load() != nil {
+		v.kernel.InodeNotify(in.NodeId, 0, 0)
+	}
+	off, err := f.SeekData(int64(in.Offset), in.Whence == seekData)
+	out.Offset = uint64(off)
+	return v.errno("lseek", in.NodeId, err)
+}
