@@ -9,7 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
+	"os"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/imgfs/imgfs/cow"
 	"github.com/imgfs/imgfs/internal/control"
@@ -210,15 +213,41 @@ func (s *Store) Reset(ctx context.Context, name string, paths []string) error {
 	return errors.Join(err, u.Close(), img.Close())
 }
 
-// sourceDate returns the time for what is made now: SOURCE_DATE_EPOCH if it is
-// set (https://reproducible-builds.org/specs/source-date-epoch/).
-func sourceDate(epoch string) (t time.Time, fixed bool, err error) {
-	if epoch == "" {
-		return time.Now().UTC(), false, nil
+// ChangingError names a file that was written while a commit or an export read
+// it.
+type ChangingError = cow.ChangingError
+
+// commitTries is how often a commit begins anew when a file was written
+// meanwhile that nobody had open at its beginning.
+const commitTries = 3
+
+// Commit makes an image of what arg, the name of an upper or the directory of a
+// writable mount, has changed, and returns its ID. See CommitLayer. A file that
+// is being written is an error that names it, unless allowChanging is true.
+func (s *Store) Commit(ctx context.Context, arg, ref string, opt CommitOptions, allowChanging bool) (digest.Digest, error) {
+	src, err := s.findUpper(ctx, arg)
+	if err != nil {
+		return "", err
 	}
-	var sec int64
-	if _, err := fmt.Sscanf(epoch, "%d", &sec); err != nil || fmt.Sprint(sec) != epoch || sec < 0 {
-		return time.Time{}, false, fmt.Errorf("SOURCE_DATE_EPOCH: %q is not a number of seconds", epoch)
+	id, name, err := s.imageOf(src.name)
+	if err != nil {
+		return "", err
 	}
-	return time.Unix(sec, 0).UTC(), true, nil
+	base, err := s.OpenImage(ctx, id, nil, OpenOptions{Verify: true})
+	if err != nil {
+		return "", fmt.Errorf("%s, the image below upper %s: %w", name, src.name, err)
+	}
+	defer base.Close()
+	layer := cow.TarOptions{AllowChanging: allowChanging}
+	if os.Getenv(sourceDateEpoch) != "" && opt.Created.IsZero() {
+		layer.Clamp = now()
+	}
+	write := func(w io.Writer) error { return src.call(ctx, callLayer, layer, w) }
+	for try := 1; ; try++ {
+		made, err := s.CommitLayer(ctx, base, ref, write, opt)
+		if errors.Is(err, syscall.EAGAIN) && try < commitTries && ctx.Err() == nil {
+			continue
+		}
+		return made, err
+	}
 }

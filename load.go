@@ -729,10 +729,14 @@ func (s *Store) importLayer(ctx context.Context, stage *layerstore.Stage, got la
 	return out, stage.Publish([]layerstore.Ref{ref}, []layerstore.Image{rec})
 }
 
+// sourceDateEpoch is the variable of
+// https://reproducible-builds.org/specs/source-date-epoch/.
+const sourceDateEpoch = "SOURCE_DATE_EPOCH"
+
 // now is the time for documents that imgfs makes: SOURCE_DATE_EPOCH if set,
 // in seconds (reproducible-builds.org).
 func now() time.Time {
-	if n, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64); err == nil {
+	if n, err := strconv.ParseInt(os.Getenv(sourceDateEpoch), 10, 64); err == nil {
 		return time.Unix(n, 0).UTC()
 	}
 	return time.Now().UTC()

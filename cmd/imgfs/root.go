@@ -36,7 +36,7 @@ var verbs = []func(*app) *cobra.Command{
 	newLoad, newImport, newImages, newImage, newInspect, newHistory,
 	newLs, newCat, newStat, newTree, newCp,
 	newMount, newUmount, newMounts, newShell,
-	newUpper, newDiff, newExport, newReset,
+	newUpper, newDiff, newCommit, newExport, newReset,
 	newVersion, newCompletion, newMan,
 }
 
@@ -421,6 +421,8 @@ func hint(err error) string {
 		return "imgfs load -i FILE brings them into the store, then take one by its name"
 	case errors.As(err, &busy):
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
+	case errors.Is(err, syscall.EAGAIN):
+		return "--allow-changing takes files that are being written as they are"
 	case errors.Is(err, cow.ErrInUse):
 		return "imgfs umount its directory first"
 	case errors.Is(err, cow.ErrOtherTree):
