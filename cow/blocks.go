@@ -144,6 +144,13 @@ func (c *content) addBlocks(first, count uint64) {
 	}
 }
 
+// emptyMap makes an empty map that c alone has.
+func (c *content) emptyMap() {
+	c.mapMu.Lock()
+	defer c.mapMu.Unlock()
+	c.whole = true
+}
+
 func (c *content) dropMap() {
 	c.mapMu.Lock()
 	defer c.mapMu.Unlock()

@@ -177,6 +177,9 @@ func (c *content) record(p put) (err error) {
 		k := *i
 		k.put(p, now)
 		u.orphans[c.node] = &k
+		if !c.hasData {
+			c.emptyMap() // the upper keeps none of an orphan
+		}
 		return nil
 	}
 	if p.count == 0 && !p.barrier {

@@ -30,7 +30,17 @@ type dataStore struct {
 }
 
 // dataName returns the name of n's data file below data/.
-func dataName(n Node) string { return fmt.Sprintf("%02x/%016x", uint8(n), uint64(n)) }
+func dataName(n Node) string {
+	const hex = "0123456789abcdef"
+	var b [2 + 1 + 16]byte
+	b[2] = '/'
+	for k := len(b) - 1; k > 2; k-- {
+		b[k] = hex[n&15]
+		n >>= 4
+	}
+	b[0], b[1] = b[len(b)-2], b[len(b)-1]
+	return string(b[:])
+}
 
 // dataDir returns the descriptor of data/, which it makes if need be.
 func (u *Upper) dataDir() (int, error) {
