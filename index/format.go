@@ -54,13 +54,13 @@ import (
 // footer:
 //
 //	-32 8  "imgfsIXT"
-//	-24 4  version, 1
+//	-24 4  version, 2
 //	-20 8  length of the bbolt file
 //	-12 4  number of checksums
 //	 -8 4  number of blocks with page headers
 //	 -4 4  CRC-32C of the trailer before it
 const (
-	formatVersion = 1
+	formatVersion = 2
 	nodeSize      = 64
 	segmentNodes  = 1 << 16
 	segmentSize   = segmentNodes * nodeSize // 4 MiB

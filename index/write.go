@@ -4,10 +4,13 @@ package index
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"io"
 	"os"
@@ -29,6 +32,10 @@ type Meta struct {
 	Oddities []Oddity `json:"oddities,omitempty"` // the first MaxOddities; of a tree: what stacking met
 	Odd      int      `json:"odd,omitempty"`      // how many there were
 	Layers   []string `json:"layers,omitempty"`   // tree: the keys of its layers, base first
+
+	// Identity of a tree is a hash of which inode of the layers each number
+	// stands for: two trees of one Identity give the same numbers. In hex.
+	Identity string `json:"identity,omitempty"`
 }
 
 // A DirEntry is a name in a directory that is written.
@@ -51,6 +58,8 @@ type Writer[ID ~uint32] struct {
 	count   uint32
 	xattrs  bool
 	probes  []uint64
+	origins hash.Hash // of which inode each node is
+	scratch [16]byte
 }
 
 type segment struct {
@@ -80,7 +89,7 @@ func Create[ID ~uint32](path string) (*Writer[ID], error) {
 	}
 	db.AllocSize = 64 << 10
 	return &Writer[ID]{
-		path: path, db: db,
+		path: path, db: db, origins: sha256.New(),
 		nodes: segment{kind: 'n'}, dirs: segment{kind: 'd'}, strs: segment{kind: 's'},
 	}, nil
 }
@@ -276,12 +285,26 @@ func (w *Writer[ID]) Node(n *Node) error {
 	at := len(w.nodes.b)
 	w.nodes.b = slices.Grow(w.nodes.b, nodeSize)[:at+nodeSize]
 	n.encode(w.nodes.b[at:])
+	w.origins.Write(n.origin(w.scratch[:0]))
 	w.count++
 	return nil
 }
 
-// Close finishes the file: meta and trailer. Nodes, Version and Xattrs of m are
-// filled in. It is not synced: what a power loss leaves of it does not match
+// origin appends what tells n from every other inode of its stack, wherever it
+// is numbered: its layer and header, and, since one header implies a whole path
+// of directories, the directory that such a one lies in.
+func (n *Node) origin(b []byte) []byte {
+	parent := uint32(0)
+	if n.IsDir() && n.Flags&FlagImplied != 0 {
+		parent = n.Parent
+	}
+	b = le.AppendUint32(b, uint32(n.Layer))
+	b = le.AppendUint32(b, parent)
+	return le.AppendUint64(b, uint64(n.Header))
+}
+
+// Close finishes the file: meta and trailer. Nodes, Version, Xattrs and Identity of m
+// are filled in. It is not synced: what a power loss leaves of it does not match
 // its checksums, and it is derived. On an error the file is removed.
 func (w *Writer[ID]) Close(m Meta) error {
 	err := w.finish(m)
@@ -294,6 +317,9 @@ func (w *Writer[ID]) Close(m Meta) error {
 
 func (w *Writer[ID]) finish(m Meta) error {
 	m.Version, m.Nodes, m.Xattrs = formatVersion, w.count, w.xattrs
+	if m.Kind == "tree" {
+		m.Identity = hex.EncodeToString(w.origins.Sum(nil))
+	}
 	meta, err := json.Marshal(m)
 	if err != nil {
 		return err
