@@ -227,6 +227,7 @@ func (g *gzipBlocks) add(block []byte, last bool) func() ([]byte, error) {
 		// A new writer each time: what an old one remembers must not show in
 		// the bytes.
 		var out bytes.Buffer
+		out.Grow(len(block)/2 + 64)
 		w, err := flate.NewWriterDict(&out, level, window)
 		if err != nil {
 			return nil, err

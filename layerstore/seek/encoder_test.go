@@ -5,6 +5,7 @@ package seek
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -118,6 +119,23 @@ func TestEncoderReproducible(t *testing.T) {
 					t.Errorf("%s level %d: on %d processors the bytes are others", c, level, procs)
 				}
 			}
+		}
+	}
+}
+
+// A layer made again, years later, is the same. Where a new version of the
+// compressor breaks this, the change log has to say that new layers are others.
+func TestEncoderGolden(t *testing.T) {
+	raw := encodable(3 << 20)
+	for _, tt := range []struct {
+		c    Compression
+		want string
+	}{
+		{Gzip, "b7af9f95b1fa9020a77a16b62cef8eac953ccf5f5426ee09572e07efd6a55d05"},
+		{Zstd, "192e6234f97b0b5eb5946dd7d08841c8a08d9c1e0a408e13a480d3b664696e9d"},
+	} {
+		if got := fmt.Sprintf("%x", sha256.Sum256(encode(t, raw, tt.c, 0, 1<<20))); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.c, got, tt.want)
 		}
 	}
 }
