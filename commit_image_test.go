@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -407,6 +408,81 @@ func TestCommitEmpty(t *testing.T) {
 	diffTrees(t, "empty", treeOf(t, s, string(id)), treeOf(t, s, "base"))
 	if got, want := len(mustInfo(t, s, string(id)).Layers), len(mustInfo(t, s, "base").Layers)+1; got != want {
 		t.Errorf("%d layers, want %d", got, want)
+	}
+}
+
+// A base that has no layer yet.
+func TestCommitOnNothing(t *testing.T) {
+	b := newOCI(t)
+	path := b.write(named(b.image("linux/amd64", nil, nil), "docker.io/library/base:latest"))
+	for _, arg := range []string{"base", path} {
+		s := openStore(t)
+		mustLoad(t, s, path)
+		mustCommit(t, s, arg, "new", tartest.Tar(t, "a=1"), imgfs.CommitOptions{})
+		diffTrees(t, arg, treeOf(t, s, "new"), loadedTree(t, "a=1"))
+	}
+}
+
+// TestHelperCommit is no test: it is the process that TestKillDuringCommit
+// kills.
+func TestHelperCommit(t *testing.T) {
+	root := os.Getenv("IMGFS_TEST_COMMIT_ROOT")
+	if root == "" {
+		return // not that child
+	}
+	s, err := imgfs.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tw := newTar(t)
+	for i := range 8 {
+		tw.file(fmt.Sprint("f", i), encodableNoise(100_000))
+	}
+	mustCommit(t, s, "base", "new", tw.bytes(), imgfs.CommitOptions{})
+}
+
+func TestKillDuringCommit(t *testing.T) {
+	path := textImage(t, "docker.io/library/base:latest", "gzip", commitBase)
+	process := func(s *imgfs.Store) *exec.Cmd {
+		mustLoad(t, s, path)
+		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperCommit$")
+		cmd.Env = append(os.Environ(), "IMGFS_TEST_COMMIT_ROOT="+s.Root())
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	s := openStore(t)
+	began := time.Now()
+	if err := process(s).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	whole := time.Since(began)
+	want := treeOf(t, s, "new")
+
+	const rounds = 16
+	killed := 0
+	for i := range rounds {
+		s := openStore(t)
+		cmd := process(s)
+		timer := time.AfterFunc(whole*time.Duration(i)/rounds, func() { cmd.Process.Kill() })
+		if cmd.Wait() != nil {
+			killed++
+		}
+		timer.Stop()
+		if _, err := s.Info(context.Background(), "new", imgfs.OpenOptions{}); err == nil {
+			diffTrees(t, fmt.Sprintf("round %d, as it was left", i), treeOf(t, s, "new"), want)
+		} else if !errors.Is(err, image.ErrNotFound) {
+			t.Error(err)
+		}
+		checkFiles(t, s)
+		if err := process(s).Wait(); err != nil {
+			t.Fatal(err)
+		}
+		diffTrees(t, fmt.Sprintf("round %d, committed again", i), treeOf(t, s, "new"), want)
+	}
+	if killed < rounds/3 {
+		t.Errorf("only %d of %d commits were killed", killed, rounds)
 	}
 }
 
