@@ -29,8 +29,7 @@ type delta struct {
 	xattrs map[Node]map[string][]byte // a nil value: dropped
 	chunks map[chunkKey]*chunk
 
-	first, last uint64 // sequence numbers of the frames in it; 0: none
-	bytes       int64  // of those frames, in the journal
+	bytes int64 // of the frames in it, in the journal
 }
 
 func newDelta() *delta {
@@ -40,4 +39,78 @@ func newDelta() *delta {
 		xattrs: make(map[Node]map[string][]byte),
 		chunks: make(map[chunkKey]*chunk),
 	}
+}
+
+// empty reports whether nothing is in d.
+func (d *delta) empty() bool {
+	return len(d.inodes) == 0 && len(d.dirs) == 0 && len(d.xattrs) == 0 && len(d.chunks) == 0
+}
+
+// apply applies m, which is of the frame seq, to the active delta of v.
+// Preconditions: of a living upper, u.mu is held for writing.
+func (v *view) apply(seq uint64, m *mutation) error {
+	d := v.active
+	switch m.kind {
+	case putInode:
+		m.inode.seq = seq
+		d.inodes[m.node] = m.inode
+	case dropInode:
+		d.inodes[m.node] = nil
+		delete(d.xattrs, m.node)
+	case putEntry:
+		names := d.dirs[m.node]
+		if names == nil {
+			names = make(map[string]entry)
+			d.dirs[m.node] = names
+		}
+		names[m.name] = m.entry
+	case putXattr, dropXattr:
+		values := d.xattrs[m.node]
+		if values == nil {
+			values = make(map[string][]byte)
+			d.xattrs[m.node] = values
+		}
+		values[m.name] = m.value
+	case putBlocks:
+		return v.applyBlocks(m)
+	}
+	return nil
+}
+
+// applyBlocks marks blocks as local.
+func (v *view) applyBlocks(m *mutation) error {
+	if err := v.loadChunks(m); err != nil {
+		return err
+	}
+	for b, end := m.first, m.first+m.count; b < end; {
+		k := chunkKey{m.node, b / chunkBlocks}
+		c := v.active.chunks[k]
+		for stop := min(end, (k.index+1)*chunkBlocks); b < stop; b++ {
+			c.set(b % chunkBlocks)
+		}
+	}
+	return nil
+}
+
+// loadChunks brings the chunks that m marks into the active delta.
+func (v *view) loadChunks(m *mutation) error {
+	if m.count == 0 {
+		return nil
+	}
+	for i := m.first / chunkBlocks; i <= (m.first+m.count-1)/chunkBlocks; i++ {
+		k := chunkKey{m.node, i}
+		if v.active.chunks[k] != nil {
+			continue
+		}
+		old, err := v.chunk(k)
+		if err != nil {
+			return err
+		}
+		c := new(chunk)
+		if old != nil {
+			*c = *old
+		}
+		v.active.chunks[k] = c
+	}
+	return nil
 }

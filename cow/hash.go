@@ -9,8 +9,8 @@ import "math/bits"
 // key is random for each upper and never leaves it, so that nobody can choose
 // names that share a hash; those that do all the same are told apart by
 // their names. It is SipHash-1-3, less its top bits.
-func (u *Upper) hashName(name string) uint64 {
-	k0, k1 := le.Uint64(u.key[:8]), le.Uint64(u.key[8:])
+func (v *view) hashName(name string) uint64 {
+	k0, k1 := le.Uint64(v.key[:8]), le.Uint64(v.key[8:])
 	v0, v1 := k0^0x736f6d6570736575, k1^0x646f72616e646f6d
 	v2, v3 := k0^0x6c7967656e657261, k1^0x7465646279746573
 	round := func() {

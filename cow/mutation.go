@@ -2,6 +2,8 @@
 
 package cow
 
+import "fmt"
+
 // What a mutation does. Each says how something is from now on, not how it
 // changes, so that doing it twice is doing it once.
 const (
@@ -17,7 +19,7 @@ const (
 )
 
 // A mutation is one thing that a change puts. A frame of the journal is a list
-// of them, and so is the input of a fold.
+// of them.
 type mutation struct {
 	kind         uint8
 	node         Node
@@ -27,3 +29,148 @@ type mutation struct {
 	value        []byte
 	first, count uint64
 }
+
+// Mutation in a frame, little-endian: kind (1), then
+//
+//	putInode   node (8), length of the record (4), record
+//	dropInode  node (8)
+//	putEntry   directory (8), length of the name (1), name, node (8), type (1)
+//	putXattr   node (8), length of the name (1), name, length of the value (4), value
+//	dropXattr  node (8), length of the name (1), name
+//	putBlocks  node (8), first block (8), how many (8)
+//	barrier    node (8)
+//	confirm    sequence (8)
+//	reserve    number (8)
+
+// append encodes m behind b. Names are no longer than maxName.
+func (m *mutation) append(b []byte) []byte {
+	b = append(b, m.kind)
+	if m.kind == confirm || m.kind == reserve {
+		return le.AppendUint64(b, m.first)
+	}
+	b = le.AppendUint64(b, uint64(m.node))
+	switch m.kind {
+	case putInode:
+		b = le.AppendUint32(b, uint32(inodeHead+len(m.inode.target)))
+		b = m.inode.append(b)
+	case putEntry:
+		b = append(append(b, byte(len(m.name))), m.name...)
+		b = le.AppendUint64(b, uint64(m.entry.node))
+		b = append(b, m.entry.typ)
+	case putXattr:
+		b = append(append(b, byte(len(m.name))), m.name...)
+		b = le.AppendUint32(b, uint32(len(m.value)))
+		b = append(b, m.value...)
+	case dropXattr:
+		b = append(append(b, byte(len(m.name))), m.name...)
+	case putBlocks:
+		b = le.AppendUint64(b, m.first)
+		b = le.AppendUint64(b, m.count)
+	}
+	return b
+}
+
+// maxBlock bounds the number of a file's blocks: their bytes fit into an
+// offset.
+const maxBlock = 1 << 51
+
+// decode reads a mutation from the front of b and returns the rest. Nothing of
+// b is kept.
+func (m *mutation) decode(b []byte) (rest []byte, err error) {
+	r := reader{b: b}
+	*m = mutation{kind: r.u8()}
+	switch m.kind {
+	case confirm, reserve:
+		m.first = r.u64()
+		return r.b, r.err()
+	case dropInode, barrier:
+		m.node = Node(r.u64())
+	case putInode:
+		m.node = Node(r.u64())
+		n := r.u32()
+		if n > inodeHead+maxTarget {
+			return nil, fmt.Errorf("%w: inode record of %d bytes", ErrDamaged, n)
+		}
+		record := r.take(int(n))
+		if r.short {
+			return nil, r.err()
+		}
+		if m.inode, err = decodeInode(record); err != nil {
+			return nil, err
+		}
+	case putEntry:
+		m.node = Node(r.u64())
+		m.name = r.name()
+		m.entry.node, m.entry.typ = Node(r.u64()), r.u8()
+	case putXattr:
+		m.node = Node(r.u64())
+		m.name = r.name()
+		n := r.u32()
+		if n > maxXattr {
+			return nil, fmt.Errorf("%w: xattr of %d bytes", ErrDamaged, n)
+		}
+		m.value = append([]byte{}, r.take(int(n))...)
+	case dropXattr:
+		m.node = Node(r.u64())
+		m.name = r.name()
+	case putBlocks:
+		m.node = Node(r.u64())
+		m.first, m.count = r.u64(), r.u64()
+		if m.first > maxBlock || m.count > maxBlock {
+			return nil, fmt.Errorf("%w: blocks from %d, %d of them", ErrDamaged, m.first, m.count)
+		}
+	default:
+		return nil, fmt.Errorf("%w: mutation of kind %d", ErrDamaged, m.kind)
+	}
+	if m.node == 0 && !r.short {
+		return nil, fmt.Errorf("%w: mutation of kind %d without a node", ErrDamaged, m.kind)
+	}
+	return r.b, r.err()
+}
+
+// A reader takes numbers off the front of b. Where there is not enough it gives
+// zeros from then on.
+type reader struct {
+	b     []byte
+	short bool
+}
+
+func (r *reader) err() error {
+	if r.short {
+		return fmt.Errorf("%w: mutation cut short", ErrDamaged)
+	}
+	return nil
+}
+
+func (r *reader) take(n int) []byte {
+	if n > len(r.b) {
+		r.short, r.b = true, nil
+		return nil
+	}
+	p := r.b[:n]
+	r.b = r.b[n:]
+	return p
+}
+
+func (r *reader) u8() uint8 {
+	if p := r.take(1); p != nil {
+		return p[0]
+	}
+	return 0
+}
+
+func (r *reader) u32() uint32 {
+	if p := r.take(4); p != nil {
+		return le.Uint32(p)
+	}
+	return 0
+}
+
+func (r *reader) u64() uint64 {
+	if p := r.take(8); p != nil {
+		return le.Uint64(p)
+	}
+	return 0
+}
+
+func (r *reader) name() string { return string(r.take(int(r.u8()))) }

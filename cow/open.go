@@ -4,6 +4,7 @@ package cow
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
 )
 
@@ -72,6 +74,12 @@ func writeInfo(dir string, info *Info) error {
 	return syncDir(dir)
 }
 
+func random32() uint32 {
+	var b [4]byte
+	rand.Read(b[:])
+	return le.Uint32(b[:])
+}
+
 // syncDir makes the names in dir durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
@@ -124,20 +132,200 @@ func Open(dir string, fs *unionfs.FS, chainID string, opt Options) (*Upper, erro
 	if info.ChainID != chainID {
 		return nil, fmt.Errorf("%w: %s", ErrOtherTree, info.Image)
 	}
-	u := &Upper{dir: dir, opt: opt, info: *info, next: FirstOwn,
-		orphans: make(map[Node]*inode), files: make(map[Node]*content)}
-	if n, err := hex.Decode(u.key[:], []byte(info.Key)); err != nil || n != len(u.key) {
-		return nil, fmt.Errorf("%w: key of names", ErrDamaged)
+	if opt.foldAt == 0 {
+		opt.foldAt, opt.foldBy = foldAt, foldBy
 	}
+	lock, err := lockUpper(dir, opt.MountDir)
+	if err != nil {
+		return nil, err
+	}
+	u := &Upper{dir: dir, opt: opt, info: *info, lock: lock,
+		orphans: make(map[Node]*inode), files: make(map[Node]*content)}
 	u.view = view{fs: fs, active: newDelta()}
+	u.stop, u.hurry = make(chan struct{}), make(chan struct{}, 1)
+	if err := u.open(); err != nil {
+		u.letGo()
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
 	return u, nil
 }
 
-// Close folds what is in memory and lets go of the directory.
-func (u *Upper) Close() error { return nil }
+// open brings back the state that was left.
+func (u *Upper) open() error {
+	if n, err := hex.Decode(u.key[:], []byte(u.info.Key)); err != nil || n != len(u.key) {
+		return fmt.Errorf("%w: key of names", ErrDamaged)
+	}
+	j, err := u.newJournal()
+	if err != nil {
+		return err
+	}
+	u.journal = j
+	u.space = openSpace(u.dir)
+	j.space = u.space
+	path := filepath.Join(u.dir, checkpointName)
+	if _, err := os.Lstat(path); err == nil {
+		if u.folded, err = openStore(path, u.fs.Tree.Count(), j.tree, 0); err != nil {
+			return err
+		}
+		if u.cp, err = u.folded.checkpoint(); err != nil {
+			return err
+		}
+	}
+	if err := u.firstNumbers(); err != nil {
+		return err
+	}
+	unclean, err := u.replay()
+	if err != nil {
+		return err
+	}
+	if err := u.rekey(); err != nil {
+		return err
+	}
+	u.tasks.Add(1)
+	go u.keep()
+	if unclean {
+		u.mu.Lock()
+		err := u.freeze()
+		u.mu.Unlock()
+		if err != nil {
+			u.logf("changes stay in the journal: %v", err)
+		}
+		u.tasks.Add(1)
+		go u.sweep(u.next)
+	}
+	return nil
+}
+
+// newJournal returns a journal without segments.
+func (u *Upper) newJournal() (*journal, error) {
+	j := &journal{
+		dir: u.dir, data: u, next: 1,
+		dirty:    make(chan struct{}, 1),
+		barriers: make(map[Node]barrierSpan),
+		lost:     make(map[Node]bool),
+	}
+	j.fail = func(err error) {
+		u.logf("the journal cannot be synced, no changes are taken: %v", err)
+		u.poison(syscall.EROFS)
+	}
+	if n, err := hex.Decode(j.id[:], []byte(u.info.ID)); err != nil || n != len(j.id) {
+		return nil, fmt.Errorf("%w: id", ErrDamaged)
+	}
+	boot := u.opt.boot
+	if boot == "" {
+		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return nil, err
+		}
+		boot = string(b)
+	}
+	// Of no length that is known, so its hash stands for it.
+	sum := sha256.Sum256([]byte(boot))
+	copy(j.boot[:], sum[:])
+	if n, err := hex.Decode(j.tree[:], []byte(u.fs.Tree.Meta().Identity)); err != nil || n != len(j.tree) {
+		return nil, fmt.Errorf("%w: the tree's table has no identity", index.ErrCorrupt)
+	}
+	return j, nil
+}
+
+// firstNumbers sets which numbers this session may give out. The first session
+// of an upper has a batch for nothing; each of the others makes sure that the
+// one after it will know.
+func (u *Upper) firstNumbers() error {
+	switch {
+	case u.info.Tree == "":
+		u.info.Tree = hex.EncodeToString(u.journal.tree[:])
+		u.next, u.reserved = FirstOwn, FirstOwn+numbersAhead
+		return writeInfo(u.dir, &u.info)
+	case u.folded == nil:
+		u.next = FirstOwn + numbersAhead
+	default:
+		u.next = u.folded.meta.next
+	}
+	u.reserved = u.next
+	return nil
+}
+
+// letGo closes what is open.
+func (u *Upper) letGo() error {
+	var errs []error
+	u.cp.close()
+	u.cp = nil
+	if u.journal != nil {
+		errs = append(errs, u.journal.close(false))
+	}
+	if u.folded != nil {
+		errs = append(errs, u.folded.close())
+	}
+	errs = append(errs, u.closeData(), u.lock.Close())
+	return errors.Join(errs...)
+}
+
+// Close folds what is in memory, makes all content durable and lets go of the
+// directory. Nothing of u may be used meanwhile or afterwards.
+func (u *Upper) Close() error {
+	var err error
+	if u.mayChange() == nil {
+		err = u.settle()
+	}
+	close(u.stop)
+	u.tasks.Wait()
+	u.space.shrink()
+	return errors.Join(err, u.letGo())
+}
+
+// settle brings everything into the checkpoint, so that the next Open finds no
+// journal. Where there is no room for it, the journal stays.
+func (u *Upper) settle() error {
+	u.mu.Lock()
+	for n, i := range u.orphans { // nobody can come to have them any more
+		if i.flags&flagData != 0 {
+			u.doomed = append(u.doomed, doomed{n, u.seq})
+		}
+	}
+	clear(u.orphans)
+	u.mu.Unlock()
+	if !u.journal.used() {
+		u.removeDoomed()
+		return nil
+	}
+	if err := u.Sync(); err != nil {
+		return err
+	}
+	u.removeDoomed()
+	for {
+		u.mu.Lock()
+		f := u.folding
+		mine := f == nil
+		if mine {
+			u.reserved, u.wanted = u.next, 0 // those that were not given out are free
+			if err := u.freeze(); err != nil {
+				u.mu.Unlock()
+				u.logf("changes stay in the journal: %v", err)
+				return nil
+			}
+			f = u.folding
+		}
+		u.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-f.failed:
+			return nil // said already; nothing is lost
+		}
+		if mine {
+			return u.journal.close(true)
+		}
+	}
+}
 
 // Sync makes everything durable that was answered before.
-func (u *Upper) Sync() error { return nil }
+func (u *Upper) Sync() error {
+	seq := u.journal.last()
+	if !u.flushData(nil) {
+		return syscall.EIO
+	}
+	return u.sync(seq)
+}
 
 // Usage says how much an upper holds.
 type Usage struct {
@@ -150,17 +338,3 @@ func (u *Upper) Usage() (Usage, error) { return Usage{}, syscall.ENOSYS }
 
 // Empty reports whether nothing differs from the tree.
 func (u *Upper) Empty() (bool, error) { return false, syscall.ENOSYS }
-
-// A Snapshot is the upper at one moment. Content is read as it is when it is
-// read.
-type Snapshot struct {
-	u *Upper
-	view
-}
-
-// Snapshot folds what is in memory and returns the state of that moment.
-// Changes go on meanwhile.
-func (u *Upper) Snapshot() (*Snapshot, error) { return nil, syscall.ENOSYS }
-
-// Close lets go of the snapshot.
-func (s *Snapshot) Close() error { return syscall.ENOSYS }

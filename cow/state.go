@@ -3,9 +3,56 @@
 package cow
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// keeping is what an upper needs to keep its state: the part of Upper that
+// knows journal and checkpoint.
+type keeping struct {
+	failed  atomic.Pointer[error] // why nothing can be changed any more
+	crowded atomic.Bool           // memory holds more than it should while a fold runs
+
+	journal *journal
+	space   *space
+	folded  *store // nil: nothing was folded yet; of who folds, else guarded by mu
+
+	// What follows is guarded by Upper.mu.
+
+	folding  *folding // nil: none
+	reserved Node     // numbers below it may be given out
+	wanted   Node     // those below it once the frame wantedAt is durable
+	wantedAt uint64
+	doomed   []doomed
+
+	stop  chan struct{}  // closed by Close
+	tasks sync.WaitGroup // goroutines
+	hurry chan struct{}  // have the journal synced now, not within a second
+}
+
+// A doomed data file is removed once the frame that says so is durable.
+type doomed struct {
+	node Node
+	seq  uint64
+}
+
+// What memory holds before it is folded, in bytes of the journal.
+const (
+	foldAt = 8 << 20
+	foldBy = 48 << 20 // changes wait from there on
+)
+
+// syncEvery is how long something may stay in the journal without being synced.
+const syncEvery = time.Second
 
 // append writes muts as one frame of the journal and applies them to the
 // active delta. On an error nothing has changed. Preconditions: u.mu is held
@@ -14,17 +61,74 @@ func (u *Upper) append(muts []mutation) error {
 	if err := u.mayChange(); err != nil {
 		return err
 	}
-	u.seq++
+	removes := onlyRemove(muts)
+	if err := u.prepare(muts, removes); err != nil {
+		return err
+	}
+	seq, n, err := u.journal.append(muts, removes)
+	if err != nil {
+		if isFull(err) {
+			u.syncSoon() // what was removed may still hold space
+		}
+		return err
+	}
+	u.seq = seq
+	u.active.bytes += int64(n)
 	for k := range muts {
-		if err := u.apply(u.seq, &muts[k]); err != nil {
+		if err := u.apply(seq, &muts[k]); err != nil {
+			u.poison(syscall.EIO) // the journal says what memory does not
 			return err
+		}
+	}
+	switch {
+	case u.active.bytes < u.opt.foldAt:
+	case u.folding == nil:
+		u.freeze()
+	case u.active.bytes >= u.opt.foldBy:
+		u.crowded.Store(true)
+	}
+	return nil
+}
+
+// onlyRemove reports whether muts take names away and bring none, so that they
+// are what makes room on a full disk.
+func onlyRemove(muts []mutation) bool {
+	removes := false
+	for k := range muts {
+		switch m := &muts[k]; m.kind {
+		case dropInode, dropXattr:
+			removes = true
+		case putEntry:
+			if m.entry.node != 0 {
+				return false
+			}
+			removes = true
+		case putXattr, putBlocks:
+			return false
+		}
+	}
+	return removes
+}
+
+// prepare does what could fail of applying muts, before the journal has them.
+func (u *Upper) prepare(muts []mutation, removes bool) error {
+	if f := u.folding; f != nil && u.active.bytes >= u.opt.foldBy && !removes {
+		if err := f.failing(); err != nil {
+			return errnoOf(err)
+		}
+	}
+	for k := range muts {
+		if m := &muts[k]; m.kind == putBlocks {
+			if err := u.loadChunks(m); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 // mayChange returns why nothing can be changed any more: EIO after a panic,
-// EROFS after the disk failed to keep the journal.
+// EROFS after the disk failed to keep the journal or the checkpoint.
 func (u *Upper) mayChange() error {
 	if e := u.failed.Load(); e != nil {
 		return *e
@@ -62,60 +166,61 @@ func (u *Upper) logf(format string, args ...any) {
 
 // room waits while memory holds more than it should of what is not folded yet.
 // A method that changes something calls it first, without locks.
-func (u *Upper) room() {}
+func (u *Upper) room() {
+	if !u.crowded.Load() {
+		return
+	}
+	u.mu.RLock()
+	f := u.folding
+	u.mu.RUnlock()
+	if f == nil {
+		return
+	}
+	select {
+	case <-f.done:
+	case <-f.failed: // append says what is wrong
+	}
+}
 
 // seqOf returns the sequence of the frame that last put the record of n, to be
 // given to sync, or 0 if that is durable already. It is called without locks.
-func (u *Upper) seqOf(n Node) uint64 { return 0 }
-
-// apply applies m, which is of the frame seq, to the active delta.
-func (u *Upper) apply(seq uint64, m *mutation) error {
-	d := u.active
-	switch m.kind {
-	case putInode:
-		m.inode.seq = seq
-		d.inodes[m.node] = m.inode
-	case dropInode:
-		d.inodes[m.node] = nil
-		delete(d.xattrs, m.node)
-	case putEntry:
-		names := d.dirs[m.node]
-		if names == nil {
-			names = make(map[string]entry)
-			d.dirs[m.node] = names
-		}
-		names[m.name] = m.entry
-	case putXattr, dropXattr:
-		values := d.xattrs[m.node]
-		if values == nil {
-			values = make(map[string][]byte)
-			d.xattrs[m.node] = values
-		}
-		values[m.name] = m.value
-	case putBlocks:
-		for b := m.first; b < m.first+m.count; b++ {
-			k := chunkKey{m.node, b / chunkBlocks}
-			c, ok := d.chunks[k]
-			if !ok {
-				old, err := u.chunk(k)
-				if err != nil {
-					return err
-				}
-				c = new(chunk)
-				if old != nil {
-					*c = *old
-				}
-				d.chunks[k] = c
-			}
-			c.set(b % chunkBlocks)
-		}
+func (u *Upper) seqOf(n Node) uint64 {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	i, _ := u.deltaRecord(n)
+	if i == nil || i.seq <= u.journal.durable.Load() {
+		return 0
 	}
-	return nil
+	return i.seq
 }
+
+// numbersAhead is how many numbers of nodes are reserved at once.
+const numbersAhead = 1 << 16
 
 // newNode returns a number that was never used. Preconditions: u.mu is held
 // for writing.
 func (u *Upper) newNode() (Node, error) {
+	if err := u.mayChange(); err != nil {
+		return 0, err
+	}
+	if u.wanted <= u.reserved && u.reserved-u.next < numbersAhead/2 {
+		m := [1]mutation{{kind: reserve, first: uint64(u.reserved + numbersAhead)}}
+		seq, _, err := u.journal.append(m[:], false)
+		if err == nil {
+			u.wanted, u.wantedAt = u.reserved+numbersAhead, seq
+			u.syncSoon()
+		} else if u.next >= u.reserved {
+			return 0, err
+		}
+	}
+	if u.next >= u.reserved { // seldom: the first of a session, or creating outruns the disk
+		if err := u.journal.sync(u.wantedAt); err != nil {
+			return 0, err
+		}
+	}
+	if u.wanted > u.reserved && u.journal.durable.Load() >= u.wantedAt {
+		u.reserved = u.wanted
+	}
 	n := u.next
 	u.next++
 	return n, nil
@@ -124,10 +229,128 @@ func (u *Upper) newNode() (Node, error) {
 // sync makes every frame up to the sequence seq durable, and the data that
 // barriers in them wait for. It is called without locks; callers that come
 // together share one fdatasync.
-func (u *Upper) sync(seq uint64) error { return nil }
+func (u *Upper) sync(seq uint64) error {
+	if err := u.journal.sync(seq); err != nil {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// flushData syncs all data files at once.
+func (u *Upper) flushData(nodes []Node) (ok bool) {
+	for _, n := range nodes {
+		if u.dataLost(n) {
+			return false
+		}
+	}
+	if u.opt.flush != nil {
+		return u.opt.flush() == nil
+	}
+	dir, err := u.dataDir()
+	return err == nil && unix.Syncfs(dir) == nil
+}
+
+// dataLost reports whether an fdatasync of n's data file failed.
+func (u *Upper) dataLost(n Node) bool {
+	u.data.mu.Lock()
+	defer u.data.mu.Unlock()
+	_, lost := u.data.failed[n]
+	return lost
+}
+
+// syncSoon has the journal synced without waiting for it.
+func (u *Upper) syncSoon() {
+	select {
+	case u.hurry <- struct{}{}:
+	default:
+	}
+}
 
 // doom has the data file of n removed once the frame seq is durable.
 // Preconditions: u.mu is held for writing.
-func (u *Upper) doom(n Node, seq uint64) {}
+func (u *Upper) doom(n Node, seq uint64) {
+	u.doomed = append(u.doomed, doomed{n, seq})
+	u.journal.arm()
+}
 
-type journal struct{}
+// removeDoomed removes the data files whose end is durable.
+func (u *Upper) removeDoomed() {
+	u.mu.Lock()
+	durable := u.journal.durable.Load()
+	k := 0
+	for k < len(u.doomed) && u.doomed[k].seq <= durable {
+		k++
+	}
+	todo := u.doomed[:k:k]
+	u.doomed = u.doomed[k:]
+	if len(u.doomed) == 0 {
+		u.doomed = nil
+	}
+	u.mu.Unlock()
+	for _, d := range todo {
+		if err := u.removeData(d.node); err != nil {
+			u.logf("node %d: its data file stays: %v", d.node, err)
+		}
+	}
+}
+
+// keep syncs the journal every now and then until the upper is closed. It
+// sleeps while there is nothing to sync.
+func (u *Upper) keep() {
+	defer u.tasks.Done()
+	var said error
+	timer := time.NewTimer(syncEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-u.stop:
+			return
+		case <-u.hurry:
+		case <-u.journal.dirty:
+			timer.Reset(syncEvery)
+			select {
+			case <-u.stop:
+				return
+			case <-u.hurry:
+			case <-timer.C:
+			}
+		}
+		if err := u.journal.sync(u.journal.disarm()); err != nil && said == nil {
+			u.logf("the journal is not synced any more: %v", err)
+			said = err
+		}
+		u.removeDoomed()
+		u.space.take()
+	}
+}
+
+// sweep removes the data files that no record names: what a change left that
+// never came to be, or one that was undone by a loss of power.
+func (u *Upper) sweep(below Node) {
+	defer u.tasks.Done()
+	err := filepath.WalkDir(filepath.Join(u.dir, dataDirName), func(path string, e fs.DirEntry, err error) error {
+		select {
+		case <-u.stop:
+			return fs.SkipAll
+		default:
+		}
+		if err != nil || e.IsDir() {
+			return err
+		}
+		var n Node
+		if _, err := fmt.Sscanf(e.Name(), "%016x", &n); err != nil || filepath.Base(dataName(n)) != e.Name() || n >= below {
+			return nil
+		}
+		u.mu.RLock()
+		i, gone, err := u.record(n)
+		used := err != nil || u.orphans[n] != nil || u.files[n] != nil || i != nil && !gone && i.flags&flagData != 0
+		u.mu.RUnlock()
+		if used {
+			return nil
+		}
+		return u.sweepData(n)
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		u.logf("data files that nothing names: %v", err)
+	}
+}

@@ -4,8 +4,8 @@ package cow
 
 import (
 	"errors"
+	"os"
 	"sync"
-	"sync/atomic"
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
@@ -36,9 +36,7 @@ type Upper struct {
 	dir  string
 	opt  Options
 	info Info
-	key  [16]byte // of hashName
-
-	failed atomic.Pointer[error] // why nothing can be changed any more
+	lock *os.File
 
 	mu      sync.RWMutex
 	view                      // guarded by mu
@@ -52,7 +50,7 @@ type Upper struct {
 	next Node   // guarded by mu
 	seq  uint64 // of the last frame; guarded by mu
 
-	journal *journal
+	keeping
 }
 
 // Options say how an upper is opened.
@@ -62,7 +60,11 @@ type Options struct {
 	// Passthrough has new files made with a data file at once.
 	Passthrough bool
 	MountDir    string // where it will be mounted: told to others who want it
-	boot        string // a test's boot id
+
+	// Of tests; zero values stand for what is usual.
+	boot           string       // a boot id
+	foldAt, foldBy int64        // bytes, see foldAt and foldBy
+	flush          func() error // for syncfs(2)
 }
 
 // below reports whether the tree itself has name in dir.

@@ -13,24 +13,33 @@ type view struct {
 	active *delta      // nil in a snapshot
 	frozen *delta      // nil: nothing is being folded
 	cp     *checkpoint // nil: nothing was folded yet
+	key    id128       // of hashName
 }
 
-// record returns the record of n, or nil where n is as in the tree.
-// gone tells that it was dropped.
-func (v *view) record(n Node) (i *inode, gone bool, err error) {
+// deltaRecord returns the record of n that a delta has; gone tells that one has
+// dropped it.
+func (v *view) deltaRecord(n Node) (i *inode, gone bool) {
 	for _, d := range [...]*delta{v.active, v.frozen} {
 		if d == nil {
 			continue
 		}
 		if i, ok := d.inodes[n]; ok {
-			return i, i == nil, nil
+			return i, i == nil
 		}
+	}
+	return nil, false
+}
+
+// record returns the record of n, or nil where n is as in the tree.
+// gone tells that it was dropped.
+func (v *view) record(n Node) (i *inode, gone bool, err error) {
+	if i, gone := v.deltaRecord(n); i != nil || gone {
+		return i, gone, nil
 	}
 	if v.cp == nil {
 		return nil, false, nil
 	}
-	i, err = v.cp.inode(n)
-	return i, false, err
+	return v.cp.inode(n)
 }
 
 // entry returns what the deltas and the checkpoint say of a name; ok is false
@@ -44,10 +53,10 @@ func (v *view) entry(dir Node, name string) (e entry, ok bool, err error) {
 			return e, true, nil
 		}
 	}
-	if v.cp == nil {
+	if v.cp == nil || !v.cp.marks.mayHold(dir) {
 		return entry{}, false, nil
 	}
-	return v.cp.entry(dir, name)
+	return v.cp.entry(dir, v.hashName(name), name)
 }
 
 // xattr returns what the deltas and the checkpoint hold of an xattr; nil: there
