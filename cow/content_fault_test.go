@@ -62,7 +62,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	rnd := rand.New(rand.NewPCG(1, 1))
 	full := 0
-	for range 300 {
+	for range 150 {
 		k := rnd.IntN(len(files))
 		off, n := rnd.Int64N(1<<20), 1+rnd.Int64N(100<<10)
 		if rnd.IntN(2) == 0 {

@@ -4,7 +4,6 @@ package cow
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,10 +15,10 @@ import (
 // node and before it its lowest byte. The 256 directories are made when they
 // are first needed. The zero value is ready.
 type dataStore struct {
-	// Files made in each directory, and how many of them are known to be
-	// named on disk.
-	made, named [256]atomic.Int64
-	naming      [256]sync.Mutex // held while a directory is synced
+	// How many names were made in each directory, the last is data/ itself,
+	// and how many of them are known to be on disk.
+	made, named [257]atomic.Int64
+	naming      [257]sync.Mutex // held while a directory is synced
 
 	mu      sync.Mutex // innermost
 	dir     int        // descriptor of data/ plus 1, 0: not open; guarded by mu
@@ -103,9 +102,7 @@ func (u *Upper) makeData(n Node) (int, error) {
 		if err := unix.Mkdirat(dir, name[:2], 0o700); err != nil && err != unix.EEXIST {
 			return -1, disk(err)
 		}
-		if err := unix.Fsync(dir); err != nil {
-			return -1, disk(err)
-		}
+		u.data.made[256].Add(1)
 		fd, err = openat(dir, name, flags, 0o600)
 	case unix.EEXIST:
 		if err := unix.Unlinkat(dir, name, 0); err != nil && err != unix.ENOENT {
@@ -179,7 +176,7 @@ func (u *Upper) syncDataFile(n Node, fd int, dataOnly bool) error {
 	}
 	err := fsync(fd, dataOnly)
 	if err == nil {
-		err = u.syncName(uint8(n))
+		err = u.syncNames(int(uint8(n)))
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -194,10 +191,18 @@ func (u *Upper) syncDataFile(n Node, fd int, dataOnly bool) error {
 	return nil
 }
 
-// syncName makes durable that the files made in directory k have names.
-func (u *Upper) syncName(k uint8) error {
+// syncNames makes durable that the files made in directory k have names, and
+// the directory itself.
+func (u *Upper) syncNames(k int) error {
+	if err := u.syncDataDir(256); err != nil {
+		return err
+	}
+	return u.syncDataDir(k)
+}
+
+func (u *Upper) syncDataDir(k int) error {
 	s := &u.data
-	if want := s.made[k].Load(); s.named[k].Load() >= want {
+	if s.named[k].Load() >= s.made[k].Load() {
 		return nil
 	}
 	s.naming[k].Lock()
@@ -210,7 +215,11 @@ func (u *Upper) syncName(k uint8) error {
 	if err != nil {
 		return err
 	}
-	fd, err := openat(dir, fmt.Sprintf("%02x", k), unix.O_DIRECTORY|unix.O_RDONLY, 0)
+	name := "."
+	if k < 256 {
+		name = dataName(Node(k))[:2]
+	}
+	fd, err := openat(dir, name, unix.O_DIRECTORY|unix.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}

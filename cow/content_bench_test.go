@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cow
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+)
+
+func BenchmarkSmallFile(b *testing.B) {
+	u := newContentUpper(b, lowFS(b, nil), filepath.Join(b.TempDir(), "u"))
+	p := make([]byte, 4096)
+	k := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		var a Attr
+		f, err := u.CreateFile(Caller{}, RootNode, fmt.Sprint(k), Creation{Mode: 0o600}, &a)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := f.WriteAt(p, 0); err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			b.Fatal(err)
+		}
+		k++
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	const size = 64 << 20
+	for _, bench := range []struct {
+		name string
+		n    int
+		file lowFile
+		step int64
+	}{
+		{"local/4K", 4 << 10, lowFile{}, 4 << 10},
+		{"local/1M", 1 << 20, lowFile{}, 1 << 20},
+		{"mixed/again/4K", 4 << 10, lowFile{size: size}, 0},
+		{"mixed/again/100", 100, lowFile{size: size}, 0},
+		{"mixed/new/4K", 4 << 10, lowFile{size: size}, 8 << 10},
+		{"mixed/new/100", 100, lowFile{size: size}, 8 << 10},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			u := newContentUpper(b, lowFS(b, nil, bench.file), filepath.Join(b.TempDir(), "u"))
+			f := openFile(b, u, 2)
+			p := make([]byte, bench.n)
+			off := int64(0)
+			b.ReportAllocs()
+			b.SetBytes(int64(bench.n))
+			for b.Loop() {
+				if _, err := f.WriteAt(p, off); err != nil {
+					b.Fatal(err)
+				}
+				if off += bench.step; off >= size {
+					off = 0
+				}
+			}
+			f.Close()
+		})
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	const size = 64 << 20
+	for _, bench := range []struct {
+		name  string
+		write []int64
+	}{{"low", nil}, {"mixed", []int64{0, 1 << 20, 9 << 20}}} {
+		b.Run(bench.name, func(b *testing.B) {
+			u := newContentUpper(b, lowFS(b, nil, lowFile{size: size, runs: [][2]int64{{0, size}}}), filepath.Join(b.TempDir(), "u"))
+			f := openFile(b, u, 2)
+			p := make([]byte, 128<<10)
+			for _, off := range bench.write {
+				if _, err := f.WriteAt(p[:9000], off); err != nil {
+					b.Fatal(err)
+				}
+			}
+			off := int64(0)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(p)))
+			for b.Loop() {
+				if _, err := f.ReadAt(p, off); err != nil {
+					b.Fatal(err)
+				}
+				if off += int64(len(p)); off >= size {
+					off = 0
+				}
+			}
+			f.Close()
+		})
+	}
+}
