@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,21 +21,23 @@ import (
 
 // An openFile is a regular file that the kernel has open, once or several
 // times. How its content comes to the kernel, through us or straight from its
-// data file, is decided at the first open and holds until the last RELEASE.
+// data file, is decided at the first open and holds until the last RELEASE, and
+// longer while a program has it mapped.
 type openFile struct {
 	node cow.Node
 	fh   uint64
 
-	// refs and writers count what was opened and not released. Guarded by
-	// fileTable.mu.
-	refs, writers int
-	marked        bool // open for writing and passed through; guarded by fileTable.mu
+	refs   int  // opened and not released; guarded by fileTable.mu
+	marked bool // passed through and opened for writing; guarded by fileTable.mu
 
-	// mu guards the rest. It is held while the first open decides.
+	// mu guards the rest, and orders before fileTable.mu. It is held while the
+	// first open decides.
 	mu      sync.Mutex
 	decided bool
+	closed  bool
 	passed  bool  // the kernel reads and writes the data file itself
-	backing int32 // the id it knows that file by
+	fd      int   // that file
+	backing int32 // the id that the kernel knows it by
 
 	reader, writer atomic.Pointer[cow.File] // set under mu
 
@@ -50,13 +54,32 @@ func (o *openFile) file() *cow.File {
 	return o.reader.Load()
 }
 
+// close closes what o has open. Nobody else has it any more.
+func (o *openFile) close(v *top) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	if o.passed {
+		v.kernel.UnregisterBackingFd(o.backing)
+	}
+	for _, p := range [...]*atomic.Pointer[cow.File]{&o.reader, &o.writer} {
+		if f := p.Load(); f != nil {
+			if err := f.Close(); err != nil {
+				v.errno("release", uint64(o.node), err)
+			}
+		}
+	}
+}
+
 // fileTable has the open files of a mount. A handle is a place in slots.
 type fileTable struct {
-	mu     sync.RWMutex
-	nodes  map[cow.Node]*openFile // guarded by mu
-	slots  []*openFile            // guarded by mu; 0 is none
-	free   []uint64               // guarded by mu
-	marked atomic.Int64           // how many are marked
+	mu    sync.RWMutex
+	nodes map[cow.Node]*openFile // guarded by mu
+	slots []*openFile            // guarded by mu; 0 is none
+	free  []uint64               // guarded by mu
+	marks atomic.Int64           // how many are marked
+
+	mapped mappedFiles
 }
 
 func (t *fileTable) init() {
@@ -75,7 +98,7 @@ func (t *fileTable) get(fh uint64) *openFile {
 }
 
 // take returns the open file of n with one more reference.
-func (t *fileTable) take(n cow.Node, write bool) *openFile {
+func (t *fileTable) take(n cow.Node) *openFile {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.nodes[n]
@@ -91,63 +114,54 @@ func (t *fileTable) take(n cow.Node, write bool) *openFile {
 		t.nodes[n] = o
 	}
 	o.refs++
-	if write {
-		o.writers++
-	}
 	return o
 }
 
 // release lets go of a reference, and of the file with the last one.
-func (t *fileTable) release(v *top, o *openFile, write bool) {
+func (t *fileTable) release(v *top, o *openFile) {
 	t.mu.Lock()
 	o.refs--
-	if write {
-		o.writers--
-		if o.writers == 0 && o.marked {
-			o.marked = false
-			t.marked.Add(-1)
-		}
-	}
-	last := o.refs == 0
-	if last {
-		delete(t.nodes, o.node)
-		t.slots[o.fh] = nil
-		t.free = append(t.free, o.fh)
+	last, marked := o.refs == 0, o.marked
+	if last && !marked {
+		t.removeLocked(o)
 	}
 	t.mu.Unlock()
-	if last {
+	switch {
+	case !last:
+	case marked:
+		t.settle(v, o, true)
+	default:
 		o.close(v)
+	}
+}
+
+// removeLocked takes o, which has no references, out of the table.
+func (t *fileTable) removeLocked(o *openFile) {
+	delete(t.nodes, o.node)
+	t.slots[o.fh] = nil
+	t.free = append(t.free, o.fh)
+	if o.marked {
+		o.marked = false
+		t.marks.Add(-1)
 	}
 }
 
 func (t *fileTable) closeAll(v *top) {
+	t.mapped.stop()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, o := range t.nodes {
+	left := slices.Collect(maps.Values(t.nodes))
+	for _, o := range left {
+		t.removeLocked(o)
+	}
+	t.mu.Unlock()
+	for _, o := range left {
 		o.close(v)
 	}
-	t.init()
 }
 
-// close closes what o has open. Nobody else has it any more.
-func (o *openFile) close(v *top) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.passed {
-		v.kernel.UnregisterBackingFd(o.backing)
-	}
-	for _, p := range [...]*atomic.Pointer[cow.File]{&o.reader, &o.writer} {
-		if f := p.Load(); f != nil {
-			if err := f.Close(); err != nil {
-				v.errno("release", uint64(o.node), err)
-			}
-		}
-	}
-}
-
-// written reports whether n is open for writing and passed through.
+// written reports whether n may be written to without our knowing.
 func (t *fileTable) written(n cow.Node) bool {
-	if t.marked.Load() == 0 {
+	if t.marks.Load() == 0 {
 		return false
 	}
 	t.mu.RLock()
@@ -165,7 +179,7 @@ func (t *fileTable) mark(o *openFile) bool {
 		return false
 	}
 	o.marked = true
-	t.marked.Add(1)
+	t.marks.Add(1)
 	return true
 }
 
@@ -200,9 +214,9 @@ func (v *top) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) (statu
 
 // open opens n; fresh is its file where it was just made.
 func (v *top) open(n cow.Node, fresh *cow.File, write bool, out *fuse.OpenOut) error {
-	o := v.files.take(n, write)
+	o := v.files.take(n)
 	if err := v.openAs(o, fresh, write); err != nil {
-		v.files.release(v, o, write)
+		v.files.release(v, o)
 		return err
 	}
 	out.Fh = o.fh
@@ -260,7 +274,7 @@ func (v *top) pass(o *openFile, f *cow.File, write, fresh bool) {
 	if err == nil && !(write && v.hasPrivileges(o.node)) {
 		id, errno := v.kernel.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
 		if errno == 0 {
-			o.passed, o.backing = true, id
+			o.passed, o.fd, o.backing = true, fd, id
 			return
 		}
 		v.once("passthrough", "passing node %d through: %v", o.node, errno)
@@ -310,7 +324,7 @@ func (v *top) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	var status fuse.Status
 	defer v.caught(debug.SetPanicOnFault(true), "release", in.NodeId, &status)
 	if o := v.files.get(in.Fh); o != nil {
-		v.files.release(v, o, writes(in.Flags))
+		v.files.release(v, o)
 	}
 }
 
