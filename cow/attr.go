@@ -69,7 +69,7 @@ func (u *Upper) known(n Node) (*inode, error) {
 	if err != nil || i != nil {
 		return i, err
 	}
-	if gone || n == 0 || uint64(n) > uint64(u.fs.Tree.Count()) {
+	if gone || n == 0 || uint64(n) > uint64(u.fs.Tree.Count()) || u.loose.ended.has(n) {
 		return nil, syscall.ESTALE
 	}
 	return nil, nil
@@ -78,41 +78,76 @@ func (u *Upper) known(n Node) (*inode, error) {
 // Attr fills a with the attributes of n. It allocates nothing for a node that
 // is as in the tree.
 func (u *Upper) Attr(n Node, a *Attr) error {
-	inData, err := u.attrRLocked(n, a)
-	if err != nil || !inData {
+	rest, err := u.attrRLocked(n, a)
+	if err != nil {
 		return err
 	}
-	return u.statData(n, a)
+	return u.stat(n, a, rest)
 }
 
-// attrRLocked fills a with all but what the data file has to say; inData tells
-// that it has.
-func (u *Upper) attrRLocked(n Node, a *Attr) (inData bool, err error) {
+// A rest is what an Attr still lacks, since it is asked of the disk, which is
+// not done under Upper.mu.
+type rest uint8
+
+const (
+	restNone  rest = iota
+	restLocal      // size, blocks and times are the data file's
+	restMixed      // blocks of the data file come to the layer's
+)
+
+func (i *inode) rest() rest {
+	switch {
+	case !i.isRegular():
+		return restNone
+	case i.flags&(flagLocal|flagData) == flagLocal|flagData:
+		return restLocal
+	case i.flags&(flagMixed|flagData) == flagMixed|flagData:
+		return restMixed
+	}
+	return restNone
+}
+
+// inData reports whether the data file has the say on size, blocks and times.
+func (i *inode) inData() bool { return i.rest() == restLocal }
+
+// stat adds what a lacks. It is called without locks.
+func (u *Upper) stat(n Node, a *Attr, r rest) error {
+	switch r {
+	case restLocal:
+		return u.statData(n, a)
+	case restMixed:
+		var st unix.Stat_t
+		if err := u.fstatData(n, &st); err != nil {
+			return err
+		}
+		// Never none: there are programs that take such a file for a hole.
+		a.Blocks = max(1, min(a.Blocks+st.Blocks, sectors(a.Size)))
+	}
+	return nil
+}
+
+// attrRLocked fills a but for the rest.
+func (u *Upper) attrRLocked(n Node, a *Attr) (rest, error) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
 	return u.attr(n, a)
 }
 
-// attr fills a, but for what the data file has to say.
+// attr fills a but for the rest.
 //
 // Preconditions: u.mu is held.
-func (u *Upper) attr(n Node, a *Attr) (inData bool, err error) {
+func (u *Upper) attr(n Node, a *Attr) (rest, error) {
 	i, err := u.known(n)
 	if err != nil {
-		return false, err
+		return restNone, err
 	}
 	if i == nil {
-		return false, u.treeAttr(n, a)
+		return restNone, u.treeAttr(n, a)
 	}
-	return i.inData(), u.fill(n, i, a)
+	return i.rest(), u.fill(n, i, a)
 }
 
-// inData reports whether the data file has the say on size, blocks and times.
-func (i *inode) inData() bool {
-	return i.isRegular() && i.flags&(flagLocal|flagData) == flagLocal|flagData
-}
-
-// fill fills a from a record.
+// fill fills a from a record but for the rest.
 func (u *Upper) fill(n Node, i *inode, a *Attr) error {
 	*a = Attr{
 		Node: n,
@@ -125,19 +160,18 @@ func (u *Upper) fill(n Node, i *inode, a *Attr) error {
 	case index.ModeDir:
 		a.Size, a.Blocks = dirSize, dirSize/sector
 	case index.ModeRegular:
-		switch {
-		case i.flags&flagLocal != 0: // a data file's, or none
-		case i.flags&flagMixed != 0 || i.size != i.lower:
-			a.Blocks = sectors(i.size)
-		default:
-			var t index.Node
-			err := u.fs.Tree.Node(index.NodeID(n), &t)
-			if err == nil {
-				a.Blocks, err = u.treeBlocks(&t)
-			}
-			a.Blocks = min(a.Blocks, sectors(i.size))
+		if i.flags&flagLocal != 0 {
+			break // a data file's, or none
+		}
+		var t index.Node
+		if err := u.fs.Tree.Node(index.NodeID(n), &t); err != nil {
 			return err
 		}
+		blocks, err := u.treeBlocks(&t)
+		if err != nil {
+			return err
+		}
+		a.Blocks = min(blocks, sectors(i.lower))
 	}
 	return nil
 }
@@ -300,16 +334,16 @@ func (u *Upper) SetAttr(c Caller, n Node, s *SetAttr, a *Attr) error {
 			return err
 		}
 	}
-	inData, err := u.setAttr(n, s, a)
-	if err != nil || !inData {
+	rest, err := u.setAttr(n, s, a)
+	if err != nil {
 		return err
 	}
-	if s.Valid&(SetAtime|SetMtime) != 0 {
+	if rest == restLocal && s.Valid&(SetAtime|SetMtime) != 0 {
 		if err := u.setDataTimes(n, s); err != nil {
 			return err
 		}
 	}
-	return u.statData(n, a)
+	return u.stat(n, a, rest)
 }
 
 // setSize is truncate(2).
@@ -331,23 +365,25 @@ func (u *Upper) setSize(n Node, size int64) error {
 	return u.truncate(n, size)
 }
 
-// setAttr changes all but size and fills a but for what the data file says.
-func (u *Upper) setAttr(n Node, s *SetAttr, a *Attr) (inData bool, err error) {
+// setAttr changes all but the size, and fills a but for the rest.
+func (u *Upper) setAttr(n Node, s *SetAttr, a *Attr) (r rest, err error) {
+	u.room()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	defer u.guard(&err)
 	t := u.begin()
 	i, err := t.inode(n)
 	if err != nil {
-		return false, err
+		return restNone, err
 	}
 	changed, err := u.change(t, n, i, s)
 	if err == nil && changed {
 		err = u.store(t, n, i)
 	}
 	if err != nil {
-		return false, err
+		return restNone, err
 	}
-	return i.inData(), u.fill(n, i, a)
+	return i.rest(), u.fill(n, i, a)
 }
 
 // change applies s to i, and reports whether there is anything to put.

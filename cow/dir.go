@@ -82,9 +82,9 @@ func (h hashed) compare(o hashed) int {
 
 // listed is an entry about to be given out.
 type listed struct {
-	e      Dirent
-	a      Attr
-	inData bool
+	e    Dirent
+	a    Attr
+	rest rest
 }
 
 // batchSize is how many entries are taken under one locking.
@@ -128,17 +128,16 @@ func (d *Dir) Read(cookie uint64, attrs bool, f func(e *Dirent, a *Attr) bool) e
 			l := &d.batch[k]
 			var a *Attr
 			if attrs {
-				if a = &l.a; l.inData {
-					err := d.u.statData(l.e.Node, a)
-					if err != nil && d.u.isGone(l.e.Node) {
-						continue // since the batch was filled
+				a = &l.a
+				err := d.u.stat(l.e.Node, a, l.rest)
+				if err != nil && d.u.isGone(l.e.Node) {
+					continue // since the batch was filled
+				}
+				if err != nil {
+					if given {
+						return nil
 					}
-					if err != nil {
-						if given {
-							return nil
-						}
-						return err
-					}
+					return err
 				}
 			}
 			if !f(&l.e, a) {
@@ -249,7 +248,7 @@ func (d *Dir) take(n Node, typ uint8, name string, cookie uint64, attrs bool) er
 	l := listed{e: Dirent{Node: n, Type: typ, Name: name, Cookie: cookie}}
 	if attrs {
 		var err error
-		if l.inData, err = d.u.attr(n, &l.a); err != nil {
+		if l.rest, err = d.u.attr(n, &l.a); err != nil {
 			return err
 		}
 	}

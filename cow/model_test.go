@@ -195,7 +195,7 @@ func (o *model) compare(n *modelNode, start Time) {
 	var a Attr
 	err := o.m.Attr(n.id, &a)
 	if n.ended {
-		if n.id >= FirstOwn && err != syscall.ESTALE {
+		if err != syscall.ESTALE {
 			o.fatalf("node %d has ended: attributes give %v", n.id, err)
 		}
 		return
@@ -363,9 +363,6 @@ func (o *model) opLink() (got, want error) {
 		return got, want
 	}
 	switch {
-	case n.ended && n.id < FirstOwn:
-		// Nobody asks for a node that no name leads to.
-		return got, got
 	case n.ended:
 		return got, syscall.ESTALE
 	case n.isDir():
@@ -465,9 +462,6 @@ func (o *model) opRename() (got, want error) {
 
 func (o *model) opSetAttr() (got, want error) {
 	n := o.pick(false)
-	if n.ended && n.id < FirstOwn {
-		return nil, nil
-	}
 	s := SetAttr{Mode: uint32(o.r.IntN(0o10000)), UID: uint32(o.r.IntN(5)), GID: uint32(o.r.IntN(5))}
 	s.Valid = []uint32{SetMode, SetUID, SetUID | SetGID, KillPriv, SetMode | SetGID}[o.r.IntN(5)]
 	o.logf("setattr %d %+v", n.id, s)
@@ -500,9 +494,6 @@ func (o *model) opSetAttr() (got, want error) {
 
 func (o *model) opXattr() (got, want error) {
 	n := o.pick(false)
-	if n.ended && n.id < FirstOwn {
-		return nil, nil
-	}
 	name := fmt.Sprintf("user.x%d", o.r.IntN(4))
 	_, has := n.xattrs[name]
 	if o.r.IntN(3) == 0 {

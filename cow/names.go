@@ -86,29 +86,27 @@ func (u *Upper) Lookup(dir Node, name string, a *Attr) (found bool, err error) {
 	if len(name) > maxName {
 		return false, syscall.ENAMETOOLONG
 	}
-	n, inData, err := u.lookupRLocked(dir, name, a)
+	n, rest, err := u.lookupRLocked(dir, name, a)
 	if err != nil || n == 0 {
 		return false, err
 	}
-	if inData {
-		err = u.statData(n, a)
-	}
+	err = u.stat(n, a, rest)
 	return err == nil, err
 }
 
-func (u *Upper) lookupRLocked(dir Node, name string, a *Attr) (n Node, inData bool, err error) {
+func (u *Upper) lookupRLocked(dir Node, name string, a *Attr) (n Node, r rest, err error) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
 	i, err := u.known(dir)
 	if err != nil {
-		return 0, false, err
+		return 0, restNone, err
 	}
 	e, err := u.child(dir, i, name)
 	if err != nil || e.node == 0 {
-		return 0, false, err
+		return 0, restNone, err
 	}
-	inData, err = u.attr(e.node, a)
-	return e.node, inData, err
+	r, err = u.attr(e.node, a)
+	return e.node, r, err
 }
 
 // Readlink returns a symlink's target, EINVAL for what is none.
@@ -284,17 +282,10 @@ func (u *Upper) CreateFile(c Caller, dir Node, name string, k Creation, a *Attr)
 		return nil, err
 	}
 	u.room()
-	n, err := u.reserveFile(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	flags := uint32(0)
+	n, flags := Node(0), uint32(0)
 	if u.opt.Passthrough {
-		data, err := u.createData(n)
-		if err != nil {
-			return nil, err
-		}
-		if err := data.Close(); err != nil {
+		var err error
+		if n, err = u.newFile(dir, name); err != nil {
 			return nil, err
 		}
 		flags = flagData
@@ -303,11 +294,25 @@ func (u *Upper) CreateFile(c Caller, dir Node, name string, k Creation, a *Attr)
 		return nil, err
 	}
 	if flags&flagData != 0 {
-		if err := u.statData(n, a); err != nil {
+		if err := u.statData(a.Node, a); err != nil {
 			return nil, err
 		}
 	}
-	return u.Open(n, true)
+	return u.Open(a.Node, true)
+}
+
+// newFile makes the data file of a file that is to be made in dir, if it can
+// be, and returns its number.
+func (u *Upper) newFile(dir Node, name string) (Node, error) {
+	n, err := u.reserveFile(dir, name)
+	if err != nil {
+		return 0, err
+	}
+	data, err := u.createData(n)
+	if err != nil {
+		return 0, err
+	}
+	return n, data.Close()
 }
 
 // reserveFile returns the number of a file to be made in dir, if it can be.
@@ -332,7 +337,7 @@ func (u *Upper) reserveFile(dir Node, name string) (n Node, err error) {
 	return u.newNode()
 }
 
-// createFile makes the regular file n.
+// createFile makes the regular file n, or the next one if that is 0.
 func (u *Upper) createFile(c Caller, dir Node, name string, k Creation, n Node, flags uint32, a *Attr) (err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -350,6 +355,14 @@ func (u *Upper) createFile(c Caller, dir Node, name string, k Creation, n Node, 
 	if err != nil {
 		return err
 	}
+	if err := u.mayChange(); err != nil {
+		return err
+	}
+	if n == 0 {
+		if n, err = u.newNode(); err != nil {
+			return err
+		}
+	}
 	i, err := u.newInode(t, c, dir, p, k, n)
 	if err != nil {
 		return err
@@ -365,16 +378,16 @@ func (u *Upper) createFile(c Caller, dir Node, name string, k Creation, n Node, 
 
 // Link makes one more name for n, which is no directory.
 func (u *Upper) Link(n, dir Node, name string, a *Attr) error {
-	inData, err := u.link(n, dir, name, a)
-	if err != nil || !inData {
+	rest, err := u.link(n, dir, name, a)
+	if err != nil {
 		return err
 	}
-	return u.statData(n, a)
+	return u.stat(n, a, rest)
 }
 
-func (u *Upper) link(n, dir Node, name string, a *Attr) (inData bool, err error) {
+func (u *Upper) link(n, dir Node, name string, a *Attr) (r rest, err error) {
 	if err := checkName(name); err != nil {
-		return false, err
+		return restNone, err
 	}
 	u.room()
 	u.mu.Lock()
@@ -383,31 +396,31 @@ func (u *Upper) link(n, dir Node, name string, a *Attr) (inData bool, err error)
 	t := u.begin()
 	p, err := t.dirToChange(dir)
 	if err != nil {
-		return false, err
+		return restNone, err
 	}
 	i, err := t.inode(n)
 	if err != nil {
-		return false, err
+		return restNone, err
 	}
 	if i.isDir() {
-		return false, syscall.EPERM
+		return restNone, syscall.EPERM
 	}
 	if e, err := u.child(dir, p, name); err != nil {
-		return false, err
+		return restNone, err
 	} else if e.node != 0 {
-		return false, syscall.EEXIST
+		return restNone, syscall.EEXIST
 	}
 	_, tmp := u.loose.tmp[n]
 	switch {
 	case i.nlink == 0 && !tmp:
-		return false, syscall.ENOENT // its last name went: it gets no new one
+		return restNone, syscall.ENOENT // its last name went: it gets no new one
 	case i.nlink >= maxLinks:
-		return false, syscall.EMLINK
+		return restNone, syscall.EMLINK
 	}
 	i.nlink++
 	i.ctime = Now()
 	if err := p.changed(1, 0, i.ctime); err != nil {
-		return false, err
+		return restNone, err
 	}
 	for name, value := range u.loose.xattrs[n] {
 		t.setXattr(n, name, value)
@@ -416,12 +429,12 @@ func (u *Upper) link(n, dir Node, name string, a *Attr) (inData bool, err error)
 	t.put(dir, p)
 	t.link(dir, name, n, i.dt())
 	if err := t.commit(); err != nil {
-		return false, err
+		return restNone, err
 	}
 	if tmp {
 		u.named(n)
 	}
-	return i.inData(), u.fill(n, i, a)
+	return i.rest(), u.fill(n, i, a)
 }
 
 // Unlink takes the name of what is no directory away.

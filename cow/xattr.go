@@ -132,15 +132,17 @@ func (u *Upper) ownXattrs(t *tx, n Node, i *inode) error {
 
 // SetXattr sets an xattr; flags are setxattr(2)'s. A POSIX ACL also sets the
 // mode. killSGID has an access ACL clear setgid, as the kernel asks for it.
-func (u *Upper) SetXattr(n Node, name string, value []byte, flags uint32, killSGID bool) error {
+func (u *Upper) SetXattr(n Node, name string, value []byte, flags uint32, killSGID bool) (err error) {
 	if err := checkXattrName(name); err != nil {
 		return err
 	}
 	if len(value) > maxXattr {
 		return syscall.E2BIG
 	}
+	u.room()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	defer u.guard(&err)
 	t := u.begin()
 	i, err := t.inode(n)
 	if err != nil {
@@ -205,9 +207,11 @@ func (u *Upper) xattrRoom(n Node, i *inode, name string, bytes int, added bool) 
 }
 
 // RemoveXattr removes an xattr, ENODATA where there is none.
-func (u *Upper) RemoveXattr(n Node, name string) error {
+func (u *Upper) RemoveXattr(n Node, name string) (err error) {
+	u.room()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	defer u.guard(&err)
 	t := u.begin()
 	i, err := t.inode(n)
 	if err != nil {
