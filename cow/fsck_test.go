@@ -101,15 +101,9 @@ func (m *mounted) open() {
 	m.Upper = u
 }
 
-// remounts is false while an upper is kept in memory alone.
-const remounts = false
-
 // remount closes and opens the upper.
 func (m *mounted) remount() {
 	m.tb.Helper()
-	if !remounts {
-		return
-	}
 	if err := m.Close(); err != nil {
 		m.tb.Fatal(err)
 	}

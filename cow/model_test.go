@@ -528,9 +528,6 @@ func (o *model) opXattr() (got, want error) {
 // remount ends all that has no name.
 func (o *model) remount() {
 	o.m.tb.Helper()
-	if !remounts {
-		return
-	}
 	o.m.remount()
 	for _, n := range o.all {
 		n.ended = n.ended || n.gone
