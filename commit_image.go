@@ -25,7 +25,7 @@ import (
 type CommitOptions struct {
 	Author    string
 	Message   string
-	CreatedBy string         // what made the layer, for the history
+	CreatedBy string         // what made the layer, for the history; empty: "imgfs commit"
 	Changes   []image.Change // to the config, in their order
 
 	// Compression of the new layer: "gzip" (also if empty), "zstd" or "none".
@@ -113,6 +113,9 @@ func (c *committer) check(ref string) (err error) {
 	}
 	if _, err := seek.NewEncoder(io.Discard, c.compression, c.opt.Level); err != nil {
 		return err
+	}
+	if c.opt.CreatedBy == "" {
+		c.opt.CreatedBy = "imgfs commit"
 	}
 	if c.opt.Created.IsZero() {
 		c.opt.Created = now()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -691,6 +692,76 @@ func TestCommitAgainstUmoci(t *testing.T) {
 			}
 			judged(t, dir+"/o", "judged", want)
 		})
+	}
+}
+
+// Images of many makers take one layer more and lose nothing, neither files nor
+// fields.
+func TestCommitOntoSamples(t *testing.T) {
+	dir := sampleDir(t)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed := 0
+	for _, f := range files {
+		s := openStore(t)
+		path := filepath.Join(dir, f.Name())
+		base, err := s.OpenImage(context.Background(), path, nil, imgfs.OpenOptions{})
+		if err != nil {
+			continue // refused, or several images: TestSamples knows
+		}
+		old := readTree(t, base.FS)
+		before, err := s.Info(context.Background(), path, imgfs.OpenOptions{})
+		if err == nil {
+			_, err = s.CommitLayer(context.Background(), base, "new", writes(tartest.Tar(t, "added/ added/f=1")), imgfs.CommitOptions{})
+		}
+		if err := errors.Join(err, base.Close()); err != nil {
+			t.Errorf("%s: %v", f.Name(), err)
+			continue
+		}
+		committed++
+		now := treeOf(t, s, "new")
+		if _, ok := now["added/f"]; !ok {
+			t.Errorf("%s: the new file is not there", f.Name())
+		}
+		delete(now, "added")
+		delete(now, "added/f")
+		for _, files := range []map[string]treeFile{now, old} {
+			for name, f := range files {
+				f.Ino = 0
+				if name == "." {
+					f.Nlink = 0
+				}
+				files[name] = f
+			}
+		}
+		diffTrees(t, f.Name(), now, old)
+		sameFields(t, f.Name(), mustInfo(t, s, "new").Config, before.Config)
+	}
+	if committed < 15 {
+		t.Errorf("only %d samples were committed onto", committed)
+	}
+}
+
+// sameFields reports the fields of a config that a commit has lost or changed
+// without need.
+func sameFields(t *testing.T, what string, got, want []byte) {
+	t.Helper()
+	var a, b map[string]any
+	if err := errors.Join(json.Unmarshal(got, &a), json.Unmarshal(want, &b)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"created", "author", "comment", "history", "rootfs", "container", "container_config", "parent"} {
+		delete(a, name)
+		delete(b, name)
+	}
+	if a["config"] == nil || b["config"] == nil { // empty and missing are the same
+		delete(a, "config")
+		delete(b, "config")
+	}
+	if !reflect.DeepEqual(a, b) {
+		t.Errorf("%s: config\n got %v\nwant %v", what, a, b)
 	}
 }
 
