@@ -3,6 +3,7 @@
 package cow
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -186,6 +187,11 @@ func (sc *scan) read(segments []*segment, logf func(string, ...any)) (keep []*se
 	for k, s := range segments {
 		last := k == len(segments)-1
 		boot, err := s.readHead(sc.j)
+		if err == errUnwritten && sc.neverSynced(segments[k+1:]) {
+			sc.lost = true
+			logf("the journal ends at frame %d: what came after was lost with the power", sc.frames)
+			return keep, errors.Join(sc.remove(segments[k:])...)
+		}
 		if err != nil && !last {
 			// A header is written before a frame is, and before the next
 			// segment is begun.
@@ -209,6 +215,17 @@ func (sc *scan) read(segments []*segment, logf func(string, ...any)) (keep []*se
 		}
 	}
 	return keep, nil
+}
+
+// neverSynced reports whether the segments behind one without a header are of
+// another boot, too: it was lost with the power, before any of them was synced.
+func (sc *scan) neverSynced(behind []*segment) bool {
+	for _, s := range behind {
+		if boot, err := s.readHead(sc.j); err == nil && boot {
+			return false
+		}
+	}
+	return len(behind) > 0
 }
 
 // frame notes what a frame says of barriers.
@@ -283,11 +300,18 @@ func (sc *scan) remove(segments []*segment) (errs []error) {
 	return append(errs, syncDir(sc.j.dir))
 }
 
+// errUnwritten tells that there are zeros for a header, which lies in one
+// sector: it never came to the disk.
+var errUnwritten = fmt.Errorf("%w: a segment of the journal without a header", ErrDamaged)
+
 // readHead reads the header of s. boot tells that it was written in this boot.
 func (s *segment) readHead(j *journal) (boot bool, err error) {
 	b := make([]byte, segmentHead)
 	if _, err := s.f.ReadAt(b, 0); err != nil && err != io.EOF {
 		return false, err
+	}
+	if bytes.Count(b, []byte{0}) == len(b) {
+		return false, errUnwritten
 	}
 	if string(b[:8]) != segmentMagic || le.Uint32(b[96:]) != crc32.Checksum(b[:96], castagnoli) {
 		return false, fmt.Errorf("%w: header of %s", ErrDamaged, journalName(s.n))
