@@ -77,7 +77,10 @@ type hashed struct {
 }
 
 func (h hashed) compare(o hashed) int {
-	return cmp.Or(cmp.Compare(h.hash, o.hash), cmp.Compare(h.name, o.name))
+	if h.hash != o.hash {
+		return cmp.Compare(h.hash, o.hash)
+	}
+	return strings.Compare(h.name, o.name)
 }
 
 // listed is an entry about to be given out.
@@ -115,7 +118,8 @@ func (d *Dir) Parent() (Node, error) {
 // Read calls f for the entries from cookie on (0: the first), "." and ".." not
 // among them, until it returns false. If attrs is true a is filled, else nil.
 // Entries that are not removed or added meanwhile are met just once, whatever
-// else happens in the directory.
+// else happens in the directory. The attributes of a damaged node have Node 0:
+// its name is there, and who looks it up gets the error.
 //
 // Two added names that share a 61-bit hash are an exception: a listing that is
 // cut between them loses the second. Nobody can choose names that do.
@@ -129,15 +133,11 @@ func (d *Dir) Read(cookie uint64, attrs bool, f func(e *Dirent, a *Attr) bool) e
 			var a *Attr
 			if attrs {
 				a = &l.a
-				err := d.u.stat(l.e.Node, a, l.rest)
-				if err != nil && d.u.isGone(l.e.Node) {
-					continue // since the batch was filled
-				}
-				if err != nil {
-					if given {
-						return nil
+				if err := d.u.stat(l.e.Node, a, l.rest); err != nil {
+					if d.u.isGone(l.e.Node) {
+						continue // since the batch was filled
 					}
-					return err
+					*a = Attr{}
 				}
 			}
 			if !f(&l.e, a) {
@@ -229,9 +229,7 @@ func (d *Dir) fillTree(i *inode, cookie uint64, attrs bool) (next uint64, err er
 				return 0, err
 			}
 		}
-		if err := d.take(n, typ, inPlace(t.Name), cookie, attrs); err != nil {
-			return 0, err
-		}
+		d.take(n, typ, inPlace(t.Name), cookie, attrs)
 		if len(d.batch) == batchSize {
 			break
 		}
@@ -244,16 +242,15 @@ func (d *Dir) fillTree(i *inode, cookie uint64, attrs bool) (next uint64, err er
 func inPlace(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // take adds an entry to the batch.
-func (d *Dir) take(n Node, typ uint8, name string, cookie uint64, attrs bool) error {
+func (d *Dir) take(n Node, typ uint8, name string, cookie uint64, attrs bool) {
 	l := listed{e: Dirent{Node: n, Type: typ, Name: name, Cookie: cookie}}
 	if attrs {
 		var err error
 		if l.rest, err = d.u.attr(n, &l.a); err != nil {
-			return err
+			l.a, l.rest = Attr{}, restNone
 		}
 	}
 	d.batch = append(d.batch, l)
-	return nil
 }
 
 // fillAdded takes from the part of the names that the upper added: those in
@@ -279,9 +276,7 @@ func (d *Dir) fillAdded(hash uint64, attrs bool) (next uint64, err error) {
 		if !ok || e.node == 0 {
 			continue // removed since it was sorted
 		}
-		if err := d.take(e.node, e.typ, h.name, ownPart|(h.hash+1), attrs); err != nil {
-			return 0, err
-		}
+		d.take(e.node, e.typ, h.name, ownPart|(h.hash+1), attrs)
 	}
 	if m.next == 0 {
 		return 0, nil
