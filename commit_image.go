@@ -41,6 +41,16 @@ type CommitOptions struct {
 	Warn func(line string)
 }
 
+// ErrOption marks what a caller asked for that makes no sense: a name, a
+// compression, a level.
+var ErrOption = errors.New("bad option")
+
+// An optionError is an ErrOption that does not say so.
+type optionError struct{ error }
+
+func (optionError) Is(target error) bool { return target == ErrOption }
+func (e optionError) Unwrap() error      { return e.error }
+
 // CommitLayer makes an image of base and one layer more, whose uncompressed
 // tar write writes, names it ref if that is not empty, and returns its ID, the
 // digest of its config. write runs on the caller's goroutine; its writer fails
@@ -51,11 +61,12 @@ type CommitOptions struct {
 // empty tar makes a layer, too. If base was opened in place, its layers come
 // into the store with the new image, but not base itself: it gets no name.
 //
-// A change that cannot be applied is an *image.ChangeError.
+// A change that cannot be applied is an *image.ChangeError; a name, a
+// compression or a level that cannot be is ErrOption.
 func (s *Store) CommitLayer(ctx context.Context, base *Image, ref string, write func(io.Writer) error, opt CommitOptions) (digest.Digest, error) {
 	c := &committer{s: s, opt: opt}
 	if err := c.check(ref); err != nil {
-		return "", err
+		return "", optionError{err}
 	}
 	stage, err := s.ls.NewStage()
 	if err != nil {
