@@ -308,9 +308,15 @@ func TestCommitFails(t *testing.T) {
 		{"a change", "new", func(context.CancelFunc, io.Writer) error { panic("called") }, imgfs.CommitOptions{Changes: []image.Change{change(t, "STOPSIGNAL $X")}},
 			func(err error) bool { var e *image.ChangeError; return errors.As(err, &e) }},
 		{"a name", "New", nil, imgfs.CommitOptions{}, func(err error) bool { return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), `"New"`) }},
-		{"a digest", "x@sha256:" + strings.Repeat("0", 64), nil, imgfs.CommitOptions{}, func(err error) bool { return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), "cannot be given a digest") }},
-		{"a compression", "new", nil, imgfs.CommitOptions{Compression: "xz"}, func(err error) bool { return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), "gzip, zstd or none") }},
-		{"a level", "new", nil, imgfs.CommitOptions{Level: 10}, func(err error) bool { return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), "1 to 9") }},
+		{"a digest", "x@sha256:" + strings.Repeat("0", 64), nil, imgfs.CommitOptions{}, func(err error) bool {
+			return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), "cannot be given a digest")
+		}},
+		{"a compression", "new", nil, imgfs.CommitOptions{Compression: "xz"}, func(err error) bool {
+			return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), "gzip, zstd or none")
+		}},
+		{"a level", "new", nil, imgfs.CommitOptions{Level: 10}, func(err error) bool {
+			return errors.Is(err, imgfs.ErrOption) && strings.Contains(err.Error(), "1 to 9")
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
