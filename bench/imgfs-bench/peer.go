@@ -36,11 +36,13 @@ type mounted struct {
 
 // mountSystem mounts an image by one of the systems, with nothing changed yet.
 func (b *writeBench) mountSystem(system string, im image) (m *mounted, err error) {
-	turn, err := os.MkdirTemp(b.work, "turn-")
-	if err != nil {
+	b.turns++
+	turn := filepath.Join(b.work, fmt.Sprintf("turn-%03d", b.turns))
+	if err := os.Mkdir(turn, 0o755); err != nil {
 		return nil, err
 	}
 	b.turn = turn
+	rw := []string{"--upper", filepath.Base(turn)} // kept; see private
 	m = &mounted{dir: filepath.Join(turn, "mnt"), upper: filepath.Join(turn, "upper"), stack: true}
 	work := filepath.Join(turn, "work")
 	if err := errors.Join(os.Mkdir(m.dir, 0o755), os.Mkdir(m.upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
@@ -51,9 +53,9 @@ func (b *writeBench) mountSystem(system string, im image) (m *mounted, err error
 	options := "lowerdir=" + layers + ",upperdir=" + m.upper + ",workdir=" + work
 	switch system {
 	case imgfsIs:
-		err = b.mountWritable(m, im, "--rw", "--rm")
+		err = b.mountWritable(m, im, rw...)
 	case imgfsCachedIs:
-		err = b.mountWritable(m, im, "--rw", "--rm", "-o", "nopassthrough")
+		err = b.mountWritable(m, im, append(rw, "-o", "nopassthrough")...)
 	case imgfsReadIs:
 		err = b.mountWritable(m, im)
 	case overlayIs:
@@ -75,8 +77,11 @@ func (b *writeBench) mountSystem(system string, im image) (m *mounted, err error
 	return m, err
 }
 
+// uppers is where imgfs keeps changes.
+func (b *writeBench) uppers() string { return filepath.Join(b.store, "uppers") }
+
 func (b *writeBench) mountWritable(m *mounted, im image, flags ...string) error {
-	m.upper = filepath.Join(b.store, "uppers")
+	m.upper = b.uppers()
 	if _, err := output(b.command(append(append([]string{"mount"}, flags...), im.name, m.dir)...)); err != nil {
 		return err
 	}
@@ -166,5 +171,8 @@ func (b *writeBench) unmount(m *mounted) error {
 			return fmt.Errorf("the server %d of %s still runs: %w", m.pid, m.dir, err)
 		}
 	}
-	return os.RemoveAll(b.turn)
+	if m.upper == b.uppers() {
+		return removeBig(m.upper)
+	}
+	return removeBig(b.turn)
 }

@@ -17,6 +17,7 @@ type writeRow struct {
 	shape      string
 	systems    []string
 	long       bool // only if it is named
+	private    bool // on a filesystem of its own
 	limits     map[string][]limit
 }
 
@@ -53,21 +54,21 @@ func writeRows() []writeRow {
 		}},
 		{name: "chmod", shape: "rw", systems: imagePeers, limits: alone(limit{overlayIs, 0.3})},
 		{name: "chown", shape: "rw", systems: imagePeers, limits: alone(limit{overlayIs, 0.3})},
-		{name: "rename-dir", shape: "rw", systems: imagePeers, limits: alone(limit{"", 0.001})},
-		{name: "create", shape: "rw", systems: newPeers, limits: light},
-		{name: "untar", shape: "rw", systems: newPeers, limits: light},
-		{name: "rm-image", shape: "rw", systems: imagePeers, limits: light},
-		{name: "rm-new", shape: "rw", systems: newPeers, limits: light},
-		{name: "seq", shape: "rw", systems: synced, limits: allOf(1 / 0.9)},
-		{name: "seq-user", work: "seq", shape: "rw", systems: []string{imgfsCachedIs, diskIs}, limits: allOf(1 / 0.5)},
-		{name: "fsync", shape: "rw", systems: synced, limits: alone(limit{diskIs, 1.2})},
-		{name: "create-fsync", shape: "rw", systems: synced, limits: alone(limit{diskIs, 3})},
-		{name: "sqlite-wal", shape: "rw", systems: synced, limits: alone(limit{diskIs, 1.5})},
-		{name: "sqlite-delete", shape: "rw", systems: synced, limits: alone(limit{diskIs, 3})},
+		{name: "rename-dir", shape: "rw", private: true, systems: imagePeers, limits: alone(limit{"", 0.001})},
+		{name: "create", shape: "rw", private: true, systems: newPeers, limits: light},
+		{name: "untar", shape: "rw", private: true, systems: newPeers, limits: light},
+		{name: "rm-image", shape: "rw", private: true, systems: imagePeers, limits: light},
+		{name: "rm-new", shape: "rw", private: true, systems: newPeers, limits: light},
+		{name: "seq", shape: "tiny", systems: synced, limits: allOf(1 / 0.9)},
+		{name: "seq-user", work: "seq", shape: "tiny", systems: []string{imgfsCachedIs, diskIs}, limits: allOf(1 / 0.5)},
+		{name: "fsync", shape: "tiny", systems: synced, limits: alone(limit{diskIs, 1.2})},
+		{name: "create-fsync", shape: "tiny", systems: synced, limits: alone(limit{diskIs, 3})},
+		{name: "sqlite-wal", shape: "tiny", systems: synced, limits: alone(limit{diskIs, 1.5})},
+		{name: "sqlite-delete", shape: "tiny", systems: synced, limits: alone(limit{diskIs, 3})},
 		{name: "reads", shape: "base", systems: []string{imgfsIs, imgfsReadIs}, limits: map[string][]limit{
 			"first walk": kept, "second walk": kept, "read all, cold": kept, "read all, warm": kept,
 		}},
-		{name: "million", shape: "many", systems: []string{imgfsIs}, long: true, limits: map[string][]limit{
+		{name: "million", shape: "many", private: true, systems: []string{imgfsIs}, long: true, limits: map[string][]limit{
 			theAnon: {{"", 128}},
 		}},
 	}

@@ -25,9 +25,15 @@ type writeBench struct {
 	bench
 	memfs, self string // binaries
 	quick       bool
-	only        []string // systems; empty: all
-	also        []string // systems
-	turn        string   // directory of the turn
+	only        []string            // systems; empty: all
+	also        []string            // systems
+	archives    map[string]string   // by shape
+	layers      map[string][]string // unpacked, by shape
+	loaded      map[string]string   // names of images, by store and archive
+	turns       int                 // so far
+	turn        string              // directory of the turn
+	bare        string              // where to work on the disk's own filesystem
+	private     *private            // where else; nil: no row wants it
 	table       *table
 }
 
@@ -107,22 +113,34 @@ func (b *writeBench) run(rows []writeRow) (err error) {
 	if err != nil {
 		return err
 	}
+	b.archives, b.layers, b.loaded = map[string]string{}, map[string][]string{}, map[string]string{}
+	for _, im := range images {
+		b.archives[im.shape] = im.archive
+	}
 	if b.dir == "" {
 		b.dir = filepath.Dir(images[0].archive)
 	}
-	if b.work, err = os.MkdirTemp(b.dir, "bench-"); err != nil {
+	if b.bare, err = os.MkdirTemp(b.dir, "bench-"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
-	defer b.unmountAll()
-	b.store, b.table = filepath.Join(b.work, "store"), newTable(b.runs)
-	for i := range images {
-		if err := b.prepare(&images[i]); err != nil {
-			return fmt.Errorf("%s: %w", images[i].shape, err)
+	defer func() { err = errors.Join(err, os.RemoveAll(b.bare)) }()
+	if slices.ContainsFunc(rows, func(r writeRow) bool { return r.private }) {
+		if b.private, err = newPrivate(b.bare); err != nil {
+			return err
 		}
+		defer func() { err = errors.Join(err, b.private.remove()) }()
 	}
+	defer b.unmountAll()
+	if err := apart(b.bare); err != nil {
+		return err
+	}
+	b.table = newTable(b.runs)
 	for _, r := range rows {
-		im := images[slices.IndexFunc(images, func(im image) bool { return im.shape == r.shape })]
+		b.enter(r.private)
+		im, err := b.prepare(r.shape)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.shape, err)
+		}
 		if err := b.row(r, im); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
@@ -135,19 +153,46 @@ func (b *writeBench) run(rows []writeRow) (err error) {
 	return b.table.write(b.json)
 }
 
-// prepare loads an image and unpacks its layers for overlayfs.
-func (b *writeBench) prepare(im *image) error {
-	fmt.Fprintf(os.Stderr, "imgfs-bench: loading and unpacking %s\n", im.shape)
-	if len(b.only) == 0 || slices.ContainsFunc(b.only, func(s string) bool { return strings.HasPrefix(s, imgfsIs) }) {
-		out, err := output(b.command("load", "-q", "-i", im.archive))
-		if err != nil {
-			return err
-		}
-		_, im.name, _ = strings.Cut(strings.TrimSpace(out), ": ")
+// enter chooses where to work.
+func (b *writeBench) enter(private bool) {
+	b.work = b.bare
+	if private {
+		b.work = b.private.dir
 	}
-	var err error
-	im.layers, _, _, err = unpackLayers(im.archive, filepath.Join(b.work, "layers-"+im.shape))
-	return err
+	b.store = filepath.Join(b.work, "store")
+}
+
+// prepare returns an image that is loaded into the store and unpacked for
+// overlayfs.
+func (b *writeBench) prepare(shape string) (im image, err error) {
+	im = image{shape: shape, archive: b.archives[shape]}
+	if len(b.only) == 0 || slices.ContainsFunc(b.only, func(s string) bool { return strings.HasPrefix(s, imgfsIs) }) {
+		if im.name, err = b.load(im.archive); err != nil {
+			return im, err
+		}
+	}
+	if b.layers[shape] == nil {
+		fmt.Fprintf(os.Stderr, "imgfs-bench: unpacking %s\n", shape)
+		if b.layers[shape], _, _, err = unpackLayers(im.archive, filepath.Join(b.bare, "layers-"+shape)); err != nil {
+			return im, err
+		}
+	}
+	im.layers = b.layers[shape]
+	return im, nil
+}
+
+// load returns the name of an archive's image in the store.
+func (b *writeBench) load(archive string) (string, error) {
+	key := b.store + " " + archive
+	if name, ok := b.loaded[key]; ok {
+		return name, nil
+	}
+	out, err := output(b.command("load", "-q", "-i", archive))
+	if err != nil {
+		return "", err
+	}
+	_, b.loaded[key], _ = strings.Cut(strings.TrimSpace(out), ": ")
+	return b.loaded[key], nil
 }
 
 // row measures one row. Who comes first changes from run to run.
