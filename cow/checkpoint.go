@@ -73,6 +73,19 @@ type marks struct{ bits []uint32 }
 
 const marksSegment = 4096 // bytes of a bitmap in the file
 
+// fit makes room for a tree of that many nodes.
+func (m *marks) fit(nodes uint32) {
+	m.bits = make([]uint32, (int64(nodes)/(marksSegment*8)+1)*marksSegment/4)
+}
+
+// all has every node looked for: a tree had them whose size is not known.
+func (m *marks) all() {
+	m.fit(uint32(FirstOwn) - 1)
+	for i := range m.bits {
+		m.bits[i] = 1<<32 - 1
+	}
+}
+
 func (m *marks) has(n Node) bool {
 	i := uint64(n) / 32
 	return i < uint64(len(m.bits)) && atomic.LoadUint32(&m.bits[i])>>(n%32)&1 != 0
@@ -108,24 +121,41 @@ var mapSizes = []int64{64 << 30, 16 << 30, 4 << 30, 1 << 30, 256 << 20, 64 << 20
 // many the tree has.
 func openStore(path string, nodes uint32, tree id256, next Node) (s *store, err error) {
 	s = &store{path: path, unsaved: make(map[uint32]struct{})}
-	s.marks.bits = make([]uint32, (int64(nodes)/(marksSegment*8)+1)*marksSegment/4)
-	_, err = os.Lstat(path)
-	fresh := errors.Is(err, os.ErrNotExist)
+	s.marks.fit(nodes)
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		if err := newStore(path, tree, next); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			s.db.Close()
-		}
-	}()
-	if fresh {
-		if err := s.init(tree, next); err != nil {
-			return nil, err
-		}
-		return s, syncDir(filepath.Dir(path))
+	if err := s.load(tree); err != nil {
+		s.db.Close()
+		return nil, err
 	}
-	return s, s.load()
+	return s, nil
+}
+
+// newStore makes an empty checkpoint. It gets its name when it is whole: whoever
+// ends this process meanwhile leaves none.
+func newStore(path string, tree id256, next Node) error {
+	s := &store{path: path + ".new", unsaved: make(map[uint32]struct{})}
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	err := s.open()
+	if err == nil {
+		err = errors.Join(s.init(tree, next), s.db.Close())
+	}
+	if err == nil {
+		err = os.Rename(s.path, path)
+	}
+	if err != nil {
+		os.Remove(s.path)
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 func (s *store) open() error {
@@ -219,11 +249,21 @@ func unsum(key, v []byte) ([]byte, error) {
 	return v[:n:n], nil
 }
 
-// load reads what the file says of itself.
-func (s *store) load() error {
+// load reads what the file says of itself. Numbers of another tree than that of
+// the given identity are looked for without the marks.
+func (s *store) load(tree id256) error {
 	return guarded(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
-			if err := s.loadMeta(tx.Bucket(bucketMeta)); err != nil {
+			b := tx.Bucket(bucketMeta)
+			err := s.loadMeta(b)
+			switch {
+			case err != nil:
+			case s.meta.tree == tree:
+				err = s.loadMarks(b)
+			default:
+				s.marks.all()
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", s.path, err)
 			}
 			return nil
@@ -257,7 +297,7 @@ func (s *store) loadMeta(b *bolt.Bucket) error {
 		return err
 	}
 	s.meta = meta{le.Uint64(seq), Node(le.Uint64(next)), id256(tree), int64(le.Uint64(records))}
-	return s.loadMarks(b)
+	return nil
 }
 
 func (s *store) loadMarks(b *bolt.Bucket) error {
@@ -271,8 +311,6 @@ func (s *store) loadMarks(b *bolt.Bucket) error {
 		if len(bits) != marksSegment {
 			return fmt.Errorf("%w: bitmap of %d bytes", ErrDamaged, len(bits))
 		}
-		// Of a tree with more nodes than there are now: what it marks has other
-		// numbers, and is going to get new ones.
 		for i := range marksSegment / 4 {
 			if w := at*marksSegment/4 + i; w < len(s.marks.bits) {
 				s.marks.bits[w] = le.Uint32(bits[4*i:])

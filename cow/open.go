@@ -10,8 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -174,7 +177,10 @@ func (u *Upper) open() error {
 	if err := u.firstNumbers(); err != nil {
 		return err
 	}
-	unclean, err := u.replay()
+	if j.tree, err = u.keyedTree(); err != nil { // until rekey
+		return err
+	}
+	u.unswept, err = u.replay()
 	if err != nil {
 		return err
 	}
@@ -183,13 +189,15 @@ func (u *Upper) open() error {
 	}
 	u.tasks.Add(1)
 	go u.keep()
-	if unclean {
+	if j.used() {
 		u.mu.Lock()
 		err := u.freeze()
 		u.mu.Unlock()
 		if err != nil {
 			u.logf("changes stay in the journal: %v", err)
 		}
+	}
+	if u.unswept {
 		u.tasks.Add(1)
 		go u.sweep(u.next)
 	}
@@ -264,6 +272,9 @@ func (u *Upper) letGo() error {
 // Close folds what is in memory, makes all content durable and lets go of the
 // directory. Nothing of u may be used meanwhile or afterwards.
 func (u *Upper) Close() error {
+	if u.closed.Swap(true) {
+		return nil
+	}
 	var err error
 	if u.mayChange() == nil {
 		err = u.settle()
@@ -285,11 +296,14 @@ func (u *Upper) settle() error {
 	}
 	clear(u.orphans)
 	u.mu.Unlock()
+	if u.dataUsed() && !u.flushData(nil) {
+		return syscall.EIO
+	}
 	if !u.journal.used() {
 		u.removeDoomed()
 		return nil
 	}
-	if err := u.Sync(); err != nil {
+	if err := u.sync(u.journal.last()); err != nil {
 		return err
 	}
 	u.removeDoomed()
@@ -327,6 +341,18 @@ func (u *Upper) Sync() error {
 	return u.sync(seq)
 }
 
+// Abandon lets go of an upper that is going to be removed: nothing more of it is
+// brought to the disk.
+func (u *Upper) Abandon() error {
+	if u.closed.Swap(true) {
+		return nil
+	}
+	u.poison(syscall.EROFS)
+	close(u.stop)
+	u.tasks.Wait()
+	return u.letGo()
+}
+
 // Usage says how much an upper holds.
 type Usage struct {
 	Files int64 // inodes that differ from the tree
@@ -334,7 +360,98 @@ type Usage struct {
 }
 
 // Usage counts. It holds no lock for long.
-func (u *Upper) Usage() (Usage, error) { return Usage{}, syscall.ENOSYS }
+func (u *Upper) Usage() (Usage, error) {
+	var s Usage
+	u.mu.RLock()
+	nodes := make([]Node, 0, len(u.active.inodes))
+	for _, d := range []*delta{u.active, u.frozen} {
+		if d != nil {
+			nodes = slices.AppendSeq(nodes, maps.Keys(d.inodes))
+		}
+	}
+	u.mu.RUnlock()
+	slices.Sort(nodes)
+	for part := range slices.Chunk(slices.Compact(nodes), 1000) {
+		n, err := u.fresh(part)
+		if err != nil {
+			return s, err
+		}
+		s.Files += n
+	}
+	u.mu.RLock()
+	if u.cp != nil {
+		s.Files += u.cp.meta.records
+	}
+	u.mu.RUnlock()
+	err := filepath.WalkDir(u.dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() == reserveName {
+			return unlessGone(err)
+		}
+		info, err := e.Info()
+		if err != nil {
+			return unlessGone(err)
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			s.Bytes += st.Blocks * 512
+		}
+		return nil
+	})
+	return s, err
+}
+
+// fresh returns how many records of nodes the checkpoint lacks, less those it
+// has that are gone.
+func (u *Upper) fresh(nodes []Node) (n int64, err error) {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	for _, node := range nodes {
+		i, gone := u.deltaRecord(node)
+		var old *inode
+		if u.cp != nil {
+			if old, _, err = u.cp.inode(node); err != nil {
+				return 0, err
+			}
+		}
+		switch {
+		case i != nil && old == nil:
+			n++
+		case gone && old != nil:
+			n--
+		}
+	}
+	return n, nil
+}
 
 // Empty reports whether nothing differs from the tree.
-func (u *Upper) Empty() (bool, error) { return false, syscall.ENOSYS }
+func (u *Upper) Empty() (bool, error) {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	for _, d := range []*delta{u.active, u.frozen} {
+		if d == nil {
+			continue
+		}
+		for n := range d.inodes {
+			if i, _ := u.deltaRecord(n); i != nil {
+				return false, nil
+			}
+		}
+	}
+	if u.cp == nil {
+		return true, nil
+	}
+	empty := true
+	err := u.cp.eachInode(func(n Node, _ *inode) bool {
+		_, gone := u.deltaRecord(n)
+		empty = gone
+		return empty
+	})
+	return empty, err
+}
+
+// unlessGone returns err unless it says that a file is not there any more.
+func unlessGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

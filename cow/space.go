@@ -15,6 +15,8 @@ import (
 // "reserve", which has no content.
 const reserveSize = 16 << 20
 
+const reserveName = "reserve"
+
 // reserveStep is how much of it is let go of at once.
 const reserveStep = 4 << 20
 
@@ -92,7 +94,7 @@ func (s *space) shrink() {
 }
 
 func openSpace(dir string) *space {
-	s := &space{path: filepath.Join(dir, "reserve")}
+	s := &space{path: filepath.Join(dir, reserveName)}
 	if fi, err := os.Stat(s.path); err == nil {
 		s.held = min(fi.Size(), reserveSize)
 	}

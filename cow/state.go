@@ -20,6 +20,8 @@ import (
 // knows journal and checkpoint.
 type keeping struct {
 	failed  atomic.Pointer[error] // why nothing can be changed any more
+	closed  atomic.Bool
+	unswept bool                  // there may be data files that nothing names; of Open
 	crowded atomic.Bool           // memory holds more than it should while a fold runs
 
 	journal *journal
@@ -248,6 +250,13 @@ func (u *Upper) flushData(nodes []Node) (ok bool) {
 	}
 	dir, err := u.dataDir()
 	return err == nil && unix.Syncfs(dir) == nil
+}
+
+// dataUsed reports whether any data file was used.
+func (u *Upper) dataUsed() bool {
+	u.data.mu.Lock()
+	defer u.data.mu.Unlock()
+	return u.data.dir > 0
 }
 
 // dataLost reports whether an fdatasync of n's data file failed.
