@@ -69,6 +69,7 @@ type mounted struct {
 	tb  testing.TB
 	dir string
 	fs  *unionfs.FS
+	opt Options
 }
 
 // over makes an upper over layers written as tartest has them.
@@ -94,7 +95,9 @@ func overFS(tb testing.TB, fs *unionfs.FS) *mounted {
 
 func (m *mounted) open() {
 	m.tb.Helper()
-	u, err := Open(m.dir, m.fs, "", Options{Log: m.tb.Logf})
+	opt := m.opt
+	opt.Log = m.tb.Logf
+	u, err := Open(m.dir, m.fs, "", opt)
 	if err != nil {
 		m.tb.Fatal(err)
 	}

@@ -548,11 +548,18 @@ func TestModel(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := over(t, "d/ d/e/ d/e/f d/n1 d/n2=>d/n1 g/ g/n3 n4 l->d n5/ n6|", "d/n7 d/e/h/i g/n3=x n5/.wh.n6")
+			if seed%2 == 1 { // a fold is always under way
+				m.opt.foldAt, m.opt.foldBy = 4<<10, 32<<10
+				m.remount()
+			}
 			o := newModel(m, seed)
 			for step := range steps {
 				o.step()
 				if step%97 == 0 {
 					o.full()
+				}
+				if o.r.IntN(100) == 0 {
+					m.fold()
 				}
 				if o.r.IntN(300) == 0 {
 					clear(o.times)

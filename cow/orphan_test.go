@@ -169,7 +169,7 @@ func TestTmpFile(t *testing.T) {
 func TestCreateFile(t *testing.T) {
 	for _, passthrough := range []bool{false, true} {
 		m := over(t, "d/")
-		m.opt.Passthrough = passthrough
+		m.Upper.opt.Passthrough = passthrough
 		var a Attr
 		f, err := m.CreateFile(testCaller, m.node("d"), "f", Creation{Mode: 0o4664, Umask: 0o22}, &a)
 		if err != nil {
