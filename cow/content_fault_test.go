@@ -68,10 +68,7 @@ func TestFullDisk(t *testing.T) {
 		if rnd.IntN(2) == 0 {
 			off = off / blockSize * blockSize
 		}
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte(rnd.Uint32())
-		}
+		b := noise(rnd, n, 0)
 		got, err := open[k].WriteAt(b, off)
 		switch {
 		case err == nil && got == len(b):
@@ -90,13 +87,16 @@ func TestFullDisk(t *testing.T) {
 		if len(now) != len(want[k]) {
 			t.Fatalf("file %d: %d bytes after a write of %d at %d that wrote %d, want %d", k, len(now), n, off, got, len(want[k]))
 		}
-		for i := range now {
-			// What a write that failed would have written, may stand there.
-			if now[i] != want[k][i] && (err == nil || int64(i) < off+int64(got) || int64(i) >= off+n || now[i] != b[int64(i)-off]) {
-				t.Fatalf("file %d: byte %d after a write of %d at %d that wrote %d, %v", k, i, n, off, got, err)
+		// What a write that failed would have written, may stand there.
+		lo, hi := min(off+int64(got), int64(len(now))), min(off+n, int64(len(now)))
+		for i := lo; i < hi; i++ {
+			if now[i] == b[i-off] {
+				want[k][i] = now[i]
 			}
 		}
-		copy(want[k], now)
+		if !bytes.Equal(now, want[k]) {
+			t.Fatalf("file %d: differs at %d after a write of %d at %d that wrote %d, %v", k, differ(now, want[k]), n, off, got, err)
+		}
 		if err != nil {
 			// Give some back.
 			for k := range files {
@@ -120,7 +120,7 @@ func TestFullDisk(t *testing.T) {
 	for k := range files {
 		open[k].Close()
 	}
-	if err := u.closeData(); err != nil {
+	if err := u.Close(); err != nil {
 		t.Error(err)
 	}
 }
@@ -146,7 +146,7 @@ func TestNoRoomForTheFirstWrite(t *testing.T) {
 		}
 		f.Close()
 	}
-	if err := u.closeData(); err != nil {
+	if err := u.Close(); err != nil {
 		t.Error(err)
 	}
 }
