@@ -63,6 +63,7 @@ type store struct {
 	marks marks
 	// unsaved are the segments of marks that the file does not have.
 	unsaved map[uint32]struct{}
+	batch   int   // keys of a transaction
 	room    int64 // bytes of address space; the file must not outgrow them
 }
 
@@ -120,7 +121,7 @@ var mapSizes = []int64{64 << 30, 16 << 30, 4 << 30, 1 << 30, 256 << 20, 64 << 20
 // openStore opens the checkpoint in dir, or makes an empty one. nodes is how
 // many the tree has.
 func openStore(path string, nodes uint32, tree id256, next Node) (s *store, err error) {
-	s = &store{path: path, unsaved: make(map[uint32]struct{})}
+	s = &store{path: path, batch: foldBatch, unsaved: make(map[uint32]struct{})}
 	s.marks.fit(nodes)
 	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
 		if err := newStore(path, tree, next); err != nil {
@@ -140,7 +141,7 @@ func openStore(path string, nodes uint32, tree id256, next Node) (s *store, err 
 // newStore makes an empty checkpoint. It gets its name when it is whole: whoever
 // ends this process meanwhile leaves none.
 func newStore(path string, tree id256, next Node) error {
-	s := &store{path: path + ".new", unsaved: make(map[uint32]struct{})}
+	s := &store{path: path + ".new", batch: foldBatch, unsaved: make(map[uint32]struct{})}
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

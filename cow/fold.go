@@ -16,7 +16,10 @@ import (
 
 // foldBatch bounds the keys of one transaction, and with them how many pages
 // bbolt holds in memory: each key may touch a page of its own.
-const foldBatch = 4000
+const (
+	foldBatch = 4000
+	minBatch  = 50 // where the disk is full
+)
 
 // errOutgrown tells that the checkpoint would not fit where it is mapped.
 var errOutgrown = errors.New("the checkpoint outgrew the address space that there is")
@@ -118,7 +121,7 @@ func (w *folder) commit() error {
 func (w *folder) step(n int) error {
 	w.keys++
 	w.bytes += int64(n)
-	if w.keys < foldBatch && w.bytes < 16<<20 {
+	if w.keys < w.s.batch && w.bytes < 16<<20 {
 		return nil
 	}
 	if err := w.commit(); err != nil {

@@ -101,7 +101,7 @@ func (u *Upper) foldOnce(f *folding) error {
 	}
 	if u.folded == nil {
 		var s *store
-		err := u.space.try(true, func() (err error) {
+		err := u.space.try(leaveSome, func() (err error) {
 			s, err = openStore(filepath.Join(u.dir, checkpointName), u.fs.Tree.Count(), u.journal.tree, f.next)
 			return err
 		})
@@ -112,12 +112,20 @@ func (u *Upper) foldOnce(f *folding) error {
 		u.folded = s
 		u.mu.Unlock()
 	}
-	err := u.space.try(true, func() error {
-		return u.folded.fold(f.d, f.seq, f.next, u.hashName, u.renew)
+	err := u.space.try(leaveSome, func() error {
+		for {
+			err := u.folded.fold(f.d, f.seq, f.next, u.hashName, u.renew)
+			if !isFull(err) || u.folded.batch <= minBatch {
+				return err
+			}
+			// Smaller ones need less at once, and give back what they replace.
+			u.folded.batch = max(u.folded.batch/4, minBatch)
+		}
 	})
 	if err != nil {
 		return err
 	}
+	u.folded.batch = foldBatch
 	if err := u.foldDone(f); err != nil {
 		return err
 	}

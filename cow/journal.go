@@ -234,8 +234,15 @@ func (j *journal) roomLocked(n int64, removes bool) (*segment, error) {
 	if s.off+n <= s.end {
 		return s, nil
 	}
-	err := j.space.try(removes, func() error { return s.grow(n) })
+	err := j.space.try(leaving(removes), func() error { return s.grow(n) })
 	return s, err
+}
+
+func leaving(removes bool) int64 {
+	if removes {
+		return leaveNone
+	}
+	return leaveAll
 }
 
 // grow gives s room for n bytes more.
@@ -271,7 +278,7 @@ func allocate(f *os.File, off, n int64) error {
 // beginLocked begins the next segment. On an error the last one goes on.
 func (j *journal) beginLocked(removes bool) error {
 	var s *segment
-	err := j.space.try(removes, func() (err error) {
+	err := j.space.try(leaving(removes), func() (err error) {
 		s, err = j.create()
 		return err
 	})

@@ -18,7 +18,7 @@ const reserveSize = 16 << 20
 const reserveName = "reserve"
 
 // reserveStep is how much of it is let go of at once.
-const reserveStep = 4 << 20
+const reserveStep = 1 << 20
 
 // A space is that reserve.
 type space struct {
@@ -26,14 +26,22 @@ type space struct {
 
 	mu   sync.Mutex
 	held int64 // guarded by mu
+	most int64 // that ever was held; guarded by mu
 }
 
-// try does f, which needs room on the disk. If there is none and dip is true,
-// it is done again with some of the reserve let go of, until that is used up.
-func (s *space) try(dip bool, f func() error) error {
+// What a change may leave of the reserve.
+const (
+	leaveAll  = reserveSize
+	leaveSome = reserveSize / 4 // a fold: the rest is for the journal
+	leaveNone = 0               // what gives room: removals, and what makes them durable
+)
+
+// try does f, which needs room on the disk. If there is none it is done again
+// with some of the reserve let go of, until no more than leave is left.
+func (s *space) try(leave int64, f func() error) error {
 	for {
 		err := f()
-		if !dip || !isFull(err) || !s.release() {
+		if !isFull(err) || !s.release(leave) {
 			return err
 		}
 	}
@@ -44,11 +52,12 @@ func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
-// release lets go of a step of the reserve; ok is false if none was left.
-func (s *space) release() (ok bool) {
+// release lets go of a step of the reserve; ok is false if no more than leave
+// was left.
+func (s *space) release(leave int64) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == 0 {
+	if s.held <= leave {
 		return false
 	}
 	f, err := os.OpenFile(s.path, os.O_WRONLY, 0)
@@ -75,20 +84,33 @@ func (s *space) take() {
 		return
 	}
 	defer f.Close()
-	if err := allocate(f, 0, reserveSize); err != nil {
+	// A small disk may have room for a part of it only.
+	for size := int64(reserveSize); size > s.held; size /= 2 {
+		if allocate(f, 0, size) == nil {
+			s.held, s.most = size, max(s.most, size)
+			return
+		}
 		f.Truncate(s.held)
-		return
+		if size <= 1<<20 {
+			return
+		}
 	}
-	s.held = reserveSize
+}
+
+// tight reports whether some of the reserve was let go of.
+func (s *space) tight() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held < s.most
 }
 
 // shrink leaves what a closed upper holds, for the next that opens it.
 func (s *space) shrink() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held > reserveStep {
-		if os.Truncate(s.path, reserveStep) == nil {
-			s.held = reserveStep
+	if s.held > leaveSome {
+		if os.Truncate(s.path, leaveSome) == nil {
+			s.held = leaveSome
 		}
 	}
 }

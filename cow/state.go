@@ -21,8 +21,8 @@ import (
 type keeping struct {
 	failed  atomic.Pointer[error] // why nothing can be changed any more
 	closed  atomic.Bool
-	unswept bool                  // there may be data files that nothing names; of Open
-	crowded atomic.Bool           // memory holds more than it should while a fold runs
+	unswept bool        // there may be data files that nothing names; of Open
+	crowded atomic.Bool // memory holds more than it should while a fold runs
 
 	journal *journal
 	space   *space
@@ -51,6 +51,8 @@ type doomed struct {
 const (
 	foldAt = 8 << 20
 	foldBy = 48 << 20 // changes wait from there on
+
+	tightFold = 256 << 10 // both, while removals live off the reserve
 )
 
 // syncEvery is how long something may stay in the journal without being synced.
@@ -82,11 +84,17 @@ func (u *Upper) append(muts []mutation) error {
 			return err
 		}
 	}
+	// Where room is short the journal gives back what it can at once, and
+	// changes wait for that.
+	limit, by := u.opt.foldAt, u.opt.foldBy
+	if removes && u.space.tight() {
+		limit, by = min(limit, tightFold), min(by, tightFold)
+	}
 	switch {
-	case u.active.bytes < u.opt.foldAt:
+	case u.active.bytes < limit:
 	case u.folding == nil:
 		u.freeze()
-	case u.active.bytes >= u.opt.foldBy:
+	case u.active.bytes >= by:
 		u.crowded.Store(true)
 	}
 	return nil
@@ -114,8 +122,9 @@ func onlyRemove(muts []mutation) bool {
 
 // prepare does what could fail of applying muts, before the journal has them.
 func (u *Upper) prepare(muts []mutation, removes bool) error {
-	if f := u.folding; f != nil && u.active.bytes >= u.opt.foldBy && !removes {
-		if err := f.failing(); err != nil {
+	if f := u.folding; f != nil && !removes {
+		// A fold that finds no room leaves none to the journal either.
+		if err := f.failing(); err != nil && (isFull(err) || u.active.bytes >= u.opt.foldBy) {
 			return errnoOf(err)
 		}
 	}
