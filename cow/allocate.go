@@ -31,7 +31,9 @@ func (f *File) Allocate(mode uint32, off, n int64) error {
 		return syscall.EFBIG
 	}
 	c := f.c
-	c.u.room()
+	if err := c.u.mayWrite(); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.local && !c.hasData && c.size <= copyWhole {

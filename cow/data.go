@@ -20,12 +20,13 @@ type dataStore struct {
 	made, named [257]atomic.Int64
 	naming      [257]sync.Mutex // held while a directory is synced
 
-	mu      sync.Mutex // innermost
-	dir     int        // descriptor of data/ plus 1, 0: not open; guarded by mu
-	failed  map[Node]struct{}
-	open    []*content // that have a descriptor; guarded by mu
-	hand    int        // where the next victim is looked for; guarded by mu
-	maxOpen int        // 0: not known yet; guarded by mu
+	mu      sync.Mutex        // innermost
+	dir     int               // descriptor of data/ plus 1, 0: not open; guarded by mu
+	failed  map[Node]struct{} // whose sync failed; guarded by mu
+	fresh   map[Node]int      // descriptors of new files, see createData; guarded by mu
+	open    []*content        // that have a descriptor; guarded by mu
+	hand    int               // where the next victim is looked for; guarded by mu
+	maxOpen int               // 0: not known yet; guarded by mu
 }
 
 // dataName returns the name of n's data file below data/.
@@ -69,10 +70,13 @@ func (u *Upper) dataDir() (int, error) {
 func (u *Upper) closeData() error {
 	s := &u.data
 	s.mu.Lock()
-	open, dir := s.open, s.dir-1
-	s.open, s.dir = nil, 0
+	open, dir, fresh := s.open, s.dir-1, s.fresh
+	s.open, s.dir, s.fresh = nil, 0, nil
 	s.mu.Unlock()
 	var errs []error
+	for _, fd := range fresh {
+		errs = append(errs, unix.Close(fd))
+	}
 	for _, c := range open {
 		c.fdMu.Lock()
 		if c.fd >= 0 {
@@ -119,6 +123,9 @@ func (u *Upper) makeData(n Node) (int, error) {
 
 // removeData removes the data file of n, if there is one.
 func (u *Upper) removeData(n Node) error {
+	if fd := u.data.takeFresh(n); fd >= 0 {
+		unix.Close(fd)
+	}
 	dir, err := u.dataDir()
 	if err != nil {
 		return err
@@ -259,7 +266,10 @@ func (c *content) openFD() error {
 	if c.fd >= 0 {
 		return nil
 	}
-	fd, err := openat(dir, dataName(c.node), unix.O_RDWR, 0)
+	fd := c.u.data.takeFresh(c.node)
+	if fd < 0 {
+		fd, err = openat(dir, dataName(c.node), unix.O_RDWR, 0)
+	}
 	if err == unix.ENOENT {
 		c.u.logf("node %d: its data file is gone", c.node)
 		return syscall.EIO

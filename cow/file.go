@@ -4,7 +4,6 @@ package cow
 
 import (
 	"io"
-	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -64,7 +63,9 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 		return 0, nil
 	}
 	c := f.c
-	c.u.room()
+	if err := c.u.mayWrite(); err != nil {
+		return 0, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.write(p, off)
@@ -115,7 +116,9 @@ func (c *content) syncRecord() error {
 // any other file. The descriptor is good until Close.
 func (f *File) Backing() (fd int, ok bool, err error) {
 	c := f.c
-	c.u.room()
+	if err := c.u.mayWrite(); err != nil {
+		return -1, false, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.local {
@@ -184,13 +187,40 @@ func (u *Upper) setDataTimes(n Node, s *SetAttr) error {
 	return disk(unix.UtimesNanoAt(dir, dataName(n), ts[:], unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// createData makes the data file of n, which must not be there (O_EXCL).
-func (u *Upper) createData(n Node) (*os.File, error) {
+// mayWrite waits for room in memory and returns why nothing can be changed, if
+// so. It is called without locks.
+func (u *Upper) mayWrite() error {
+	u.room()
+	return u.mayChange()
+}
+
+// createData makes the data file of n, a node that nobody knows yet. Its
+// descriptor waits for the first use, or removeData.
+func (u *Upper) createData(n Node) error {
 	fd, err := u.makeData(n)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return os.NewFile(uintptr(fd), dataName(n)), nil
+	s := &u.data
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fresh == nil {
+		s.fresh = make(map[Node]int)
+	}
+	s.fresh[n] = fd
+	return nil
+}
+
+// takeFresh returns the descriptor that createData left for n, or -1.
+func (s *dataStore) takeFresh(n Node) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fd, ok := s.fresh[n]
+	if !ok {
+		return -1
+	}
+	delete(s.fresh, n)
+	return fd
 }
 
 // read reads into p at off.

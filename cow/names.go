@@ -308,11 +308,7 @@ func (u *Upper) newFile(dir Node, name string) (Node, error) {
 	if err != nil {
 		return 0, err
 	}
-	data, err := u.createData(n)
-	if err != nil {
-		return 0, err
-	}
-	return n, data.Close()
+	return n, u.createData(n)
 }
 
 // reserveFile returns the number of a file to be made in dir, if it can be.

@@ -10,7 +10,9 @@ import (
 
 // truncate sets the size of n. It is called without locks.
 func (u *Upper) truncate(n Node, size int64) error {
-	u.room()
+	if err := u.mayWrite(); err != nil {
+		return err
+	}
 	c, err := u.acquire(n)
 	if err != nil {
 		return err
