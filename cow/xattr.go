@@ -82,7 +82,7 @@ func (u *Upper) Xattr(n Node, name string) ([]byte, error) {
 	}
 	value, ok, err := u.xattrOf(n, i, name)
 	if err == nil && !ok {
-		err = syscall.ENODATA
+		err = noXattr(name)
 	}
 	return value, err
 }
@@ -206,7 +206,8 @@ func (u *Upper) xattrRoom(n Node, i *inode, name string, bytes int, added bool) 
 	return nil
 }
 
-// RemoveXattr removes an xattr, ENODATA where there is none.
+// RemoveXattr removes an xattr, ENODATA where there is none; but an ACL that
+// is not there is as good as removed.
 func (u *Upper) RemoveXattr(n Node, name string) (err error) {
 	u.room()
 	u.mu.Lock()
@@ -221,8 +222,11 @@ func (u *Upper) RemoveXattr(n Node, name string) (err error) {
 	if err != nil {
 		return err
 	}
+	if !has && (name == xattrAccess || name == xattrDefault) {
+		return nil
+	}
 	if !has {
-		return syscall.ENODATA
+		return noXattr(name)
 	}
 	if err := u.ownXattrs(t, n, i); err != nil {
 		return err
@@ -230,6 +234,14 @@ func (u *Upper) RemoveXattr(n Node, name string) (err error) {
 	t.dropXattr(n, name)
 	i.ctime = Now()
 	return u.store(t, n, i)
+}
+
+// noXattr returns what is said of an xattr that is not there.
+func noXattr(name string) error {
+	if err := checkXattrName(name); err == syscall.EOPNOTSUPP {
+		return err
+	}
+	return syscall.ENODATA
 }
 
 // checkXattrName refuses names that Linux has no meaning for.
