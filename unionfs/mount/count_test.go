@@ -135,6 +135,68 @@ func (c *counter) Statx(x <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut)
 	return c.RawFileSystem.Statx(x, in, out)
 }
 
+func (c *counter) SetAttr(x <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	c.count("setattr")
+	return c.RawFileSystem.SetAttr(x, in, out)
+}
+
+func (c *counter) Mknod(x <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	c.count("mknod")
+	return c.RawFileSystem.Mknod(x, in, name, out)
+}
+
+func (c *counter) Mkdir(x <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	c.count("mkdir")
+	return c.RawFileSystem.Mkdir(x, in, name, out)
+}
+
+func (c *counter) Unlink(x <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	c.count("unlink")
+	return c.RawFileSystem.Unlink(x, h, name)
+}
+
+func (c *counter) Rmdir(x <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	c.count("rmdir")
+	return c.RawFileSystem.Rmdir(x, h, name)
+}
+
+func (c *counter) Rename(x <-chan struct{}, in *fuse.RenameIn, name, newName string) fuse.Status {
+	c.count("rename")
+	return c.RawFileSystem.Rename(x, in, name, newName)
+}
+
+func (c *counter) Link(x <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	c.count("link")
+	return c.RawFileSystem.Link(x, in, name, out)
+}
+
+func (c *counter) Create(x <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	c.count("create")
+	return c.RawFileSystem.Create(x, in, name, out)
+}
+
+func (c *counter) Write(x <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	c.count("write")
+	return c.RawFileSystem.Write(x, in, data)
+}
+
+func (c *counter) Writev(x <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) == 1 {
+		c.count("write")
+	}
+	return c.RawFileSystem.Writev(x, in, data)
+}
+
+func (c *counter) Fsync(x <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	c.count("fsync")
+	return c.RawFileSystem.Fsync(x, in)
+}
+
+func (c *counter) SetXAttr(x <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
+	c.count("setxattr")
+	return c.RawFileSystem.SetXAttr(x, in, name, value)
+}
+
 // wide is a tree of dirs directories with files files each, a few bytes in
 // each file.
 func wide(dirs, files int) []item {
@@ -185,4 +247,46 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%s: %d requests, want at most %d; again %d, want at most %d", tt.script, n, tt.first, nAgain, tt.again)
 		}
 	}
+}
+
+// A change is one request, and what was not changed is not asked again.
+func TestUpperRequests(t *testing.T) {
+	ways(t, func(t *testing.T, opt Options) {
+		var c counter
+		opt.wrap = c.wrap
+		items := append(wide(20, 50), item{path: "link", mode: index.ModeSymlink | 0o777, target: "dir0000"})
+		u := newUpper(t, items)
+		dir, _ := mountedUpper(t, u, opt)
+		for _, tt := range []struct {
+			script string
+			most   int
+		}{
+			{"find $D -printf '%s %m %T@\\n' >/dev/null", 66},
+			{"ls -lR $D >/dev/null", 2100}, // two xattrs that are not there, of each
+			{"find $D -printf '%s %m %T@\\n' >/dev/null", 4},
+			{"cat $D/dir0003/* >/dev/null", 155}, // open, read, release
+			{"cat $D/dir0003/* >/dev/null", 155}, // the kernel asks whether atime changed, with a writeback cache after each close
+			// lookup, create, whether there are capabilities, release; twice
+			// attributes, of the directory that changed and of what is written
+			{"mkdir $D/new; for i in 0 1 2 3 4 5 6 7 8 9; do echo $i >$D/new/$i; done", 66},
+			{"sleep 0.1; cat $D/new/* >/dev/null", 35},
+			{"stat -c %s $D/new/* >/dev/null", 12},
+			{"stat -c %s $D/new/* >/dev/null", 0},
+			{"chmod -R 700 $D/dir0004", 55},
+			{"rm -r $D/new", 35},
+			{"rm -r $D/dir0005", 155}, // unlink, the directory's attributes; of a writeback cache also times
+			{"mv $D/dir0006 $D/moved", 5},
+		} {
+			c.take()
+			script := strings.ReplaceAll(tt.script, "$D", dir)
+			if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", script, err, out)
+			}
+			what, n := c.take()
+			t.Logf("%s: %d: %s", tt.script, n, what)
+			if n > tt.most {
+				t.Errorf("%s: %d requests, want at most %d", tt.script, n, tt.most)
+			}
+		}
+	})
 }

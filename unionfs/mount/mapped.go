@@ -14,33 +14,90 @@ import (
 // tells of the end. Until then nothing of their attributes is told for long, and
 // they are passed through to whoever opens them.
 type mappedFiles struct {
-	mu    sync.Mutex  // orders before openFile.mu
-	files []*openFile // guarded by mu
-	over  bool        // guarded by mu
+	mu    sync.Mutex // orders before openFile.mu
+	files []mapped   // guarded by mu
+	over  bool       // guarded by mu
 }
 
-// The data file of one that was just closed is let go a moment later; then a
-// mapping ends when it ends.
-const (
-	mappedSoon = 20 * time.Millisecond
-	mappedLong = time.Second
-)
+type mapped struct {
+	o     *openFile
+	looks int       // how often it was looked at
+	due   time.Time // when to look
+}
 
-// settle ends o, which has no references, or has it looked at again while
-// somebody else has its data file open.
-func (t *fileTable) settle(v *top, o *openFile, again bool) (ended bool) {
+// looksAfter is how long until a file is looked at once more. Who closes one
+// lets its data file go a moment after RELEASE; a mapping may last.
+var looksAfter = [...]time.Duration{time.Millisecond, 10 * time.Millisecond, time.Second}
+
+// add takes o, which has no references.
+func (m *mappedFiles) add(v *top, o *openFile) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.files = append(m.files, mapped{o: o, due: time.Now().Add(looksAfter[0])})
+	if len(m.files) == 1 {
+		m.lookIn(v, looksAfter[0])
+	}
+}
+
+// lookIn has them looked at after d. Preconditions: m.mu is held.
+func (m *mappedFiles) lookIn(v *top, d time.Duration) {
+	if !m.over {
+		time.AfterFunc(d, func() { m.look(v) })
+	}
+}
+
+// look ends those that are due and that nobody has mapped any more.
+func (m *mappedFiles) look(v *top) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.over {
+		return
+	}
+	now := time.Now()
+	next := now.Add(looksAfter[len(looksAfter)-1])
+	left := m.files[:0]
+	for _, f := range m.files {
+		if f.due.After(now) || !v.files.settle(v, f.o) {
+			if !f.due.After(now) {
+				f.looks = min(f.looks+1, len(looksAfter)-1)
+				f.due = now.Add(looksAfter[f.looks])
+			}
+			left = append(left, f)
+			if f.due.Before(next) {
+				next = f.due
+			}
+		}
+	}
+	clear(m.files[len(left):])
+	m.files = left
+	if len(left) > 0 {
+		// Not sooner than files come: many of them are looked at together.
+		m.lookIn(v, max(next.Sub(now), looksAfter[0]))
+	}
+}
+
+// stop returns when nothing is looked at any more.
+func (m *mappedFiles) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over = true
+}
+
+// settle ends o if it has no references and nobody else has its data file open.
+// It reports whether o is of no concern any more.
+func (t *fileTable) settle(v *top, o *openFile) bool {
+	t.mu.RLock()
+	used := o.refs > 0
+	t.mu.RUnlock()
+	if used {
+		return true // its last RELEASE brings it back
+	}
 	o.mu.Lock()
 	closed := o.closed
 	busy := !closed && openElsewhere(o.fd)
 	o.mu.Unlock()
-	switch {
-	case closed:
-		return true
-	case busy:
-		if again {
-			t.mapped.add(v, o)
-		}
-		return false
+	if closed || busy {
+		return closed
 	}
 	t.mu.Lock()
 	over := o.refs == 0 && t.nodes[o.node] == o
@@ -51,7 +108,7 @@ func (t *fileTable) settle(v *top, o *openFile, again bool) (ended bool) {
 	if over {
 		o.close(v)
 	}
-	return true // or whoever has it now will
+	return true
 }
 
 // openElsewhere reports whether there is another open file of fd's inode. A
@@ -62,40 +119,4 @@ func openElsewhere(fd int) bool {
 	}
 	unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_UNLCK)
 	return false
-}
-
-func (m *mappedFiles) add(v *top, o *openFile) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.files = append(m.files, o)
-	if len(m.files) == 1 && !m.over {
-		time.AfterFunc(mappedSoon, func() { m.look(v) })
-	}
-}
-
-// look ends those that nobody has mapped any more.
-func (m *mappedFiles) look(v *top) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.over {
-		return
-	}
-	left := m.files[:0]
-	for _, o := range m.files {
-		if !v.files.settle(v, o, false) {
-			left = append(left, o)
-		}
-	}
-	clear(m.files[len(left):])
-	m.files = left
-	if len(left) > 0 {
-		time.AfterFunc(mappedLong, func() { m.look(v) })
-	}
-}
-
-// stop returns when nothing is looked at any more.
-func (m *mappedFiles) stop() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.over = true
 }

@@ -129,7 +129,7 @@ func (t *fileTable) release(v *top, o *openFile) {
 	switch {
 	case !last:
 	case marked:
-		t.settle(v, o, true)
+		t.mapped.add(v, o)
 	default:
 		o.close(v)
 	}
