@@ -158,36 +158,13 @@ func (s *Store) upperInfo(name string, holders map[string]*control.Entry) (*Uppe
 		Name: name, Image: c.Image, ImageID: c.ImageID, Platform: c.Platform, ChainID: c.ChainID,
 		Created: time.Unix(c.Created.Sec, int64(c.Created.Nsec)), Changed: c.Changed,
 	}
-	if info.Size, err = diskUsage(dir); err != nil {
+	if info.Size, err = cow.Size(dir); err != nil {
 		return nil, fmt.Errorf("upper %s: %w", name, err)
 	}
 	if e := holders[name]; e != nil {
 		info.Mount, info.PID, info.Changed = e.Dir, e.Server, e.Changed
 	}
 	return info, nil
-}
-
-// diskUsage returns what the files below dir take on disk. What goes away
-// meanwhile counts nothing.
-func diskUsage(dir string) (int64, error) {
-	var sum int64
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); err == nil && ok {
-			sum += st.Blocks * 512
-		}
-		return err
-	})
-	return sum, err
 }
 
 // RemoveUpper removes an upper and all changes in it. It is refused while the
@@ -338,11 +315,11 @@ func (s *Store) useUpper(img *Image, dir string, opt *MountOptions) (*upperUse, 
 
 // changed returns how many inodes the upper holds, -1 if that cannot be told.
 func (use *upperUse) changed() int64 {
-	usage, err := use.u.Usage()
+	n, err := use.u.Changed()
 	if err != nil {
 		return -1
 	}
-	return usage.Files
+	return n
 }
 
 // end closes the upper, and removes it if nobody wants it.
@@ -350,11 +327,10 @@ func (use *upperUse) end() error {
 	if use == nil {
 		return nil
 	}
-	drop := use.drop(use.u)
-	err := use.u.Close()
-	if drop {
-		return errors.Join(err, upperError(use.name, cow.Remove(use.dir)))
+	if use.drop(use.u) {
+		return upperError(use.name, errors.Join(use.u.Abandon(), cow.Remove(use.dir)))
 	}
+	err := use.u.Close()
 	use.kept = true
 	return upperError(use.name, err)
 }

@@ -49,6 +49,9 @@ func (s *Snapshot) Changes(ctx context.Context, f func(Change) error) error {
 	var above []Change // directories on the way that were not told yet
 	w := walker{s: s, ctx: ctx}
 	w.met = func(m *meeting) error {
+		if m.path == "/" {
+			return nil // docker does not show it
+		}
 		depth := strings.Count(m.path, "/")
 		above = above[:min(len(above), depth-1)]
 		c := Change{Kind: m.kind, Path: m.path, Type: typeName(m.typ)}

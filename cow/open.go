@@ -119,6 +119,7 @@ func ReadInfo(dir string) (*Info, error) {
 	if err := json.Unmarshal(b, info); err != nil {
 		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, f.Name(), err)
 	}
+	info.Changed = readSummary(dir)
 	return info, nil
 }
 
@@ -146,7 +147,11 @@ func Open(dir string, fs *unionfs.FS, chainID string, opt Options) (*Upper, erro
 		orphans: make(map[Node]*inode), files: make(map[Node]*content)}
 	u.view = view{fs: fs, active: newDelta()}
 	u.stop, u.hurry = make(chan struct{}), make(chan struct{}, 1)
-	if err := u.open(); err != nil {
+	err = dropSummary(dir)
+	if err == nil {
+		err = u.open()
+	}
+	if err != nil {
 		u.letGo()
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
@@ -282,7 +287,21 @@ func (u *Upper) Close() error {
 	close(u.stop)
 	u.tasks.Wait()
 	u.space.shrink()
+	if err == nil {
+		u.summarize()
+	}
 	return errors.Join(err, u.letGo())
+}
+
+// summarize leaves a summary. Without one a listing says less.
+func (u *Upper) summarize() {
+	records, err := u.Changed()
+	if err == nil {
+		err = writeSummary(u.dir, records)
+	}
+	if err != nil {
+		u.logf("no summary for listings: %v", err)
+	}
 }
 
 // settle brings everything into the checkpoint, so that the next Open finds no
@@ -353,15 +372,29 @@ func (u *Upper) Abandon() error {
 	return u.letGo()
 }
 
-// Usage says how much an upper holds.
-type Usage struct {
-	Files int64 // inodes that differ from the tree
-	Bytes int64 // on disk
+// Size returns how many bytes the upper in dir takes on disk, but for what it
+// holds in reserve.
+func Size(dir string) (int64, error) {
+	var sum int64
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() == reserveName {
+			return unlessGone(err)
+		}
+		info, err := e.Info()
+		if err != nil {
+			return unlessGone(err)
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum, err
 }
 
-// Usage counts. It holds no lock for long.
-func (u *Upper) Usage() (Usage, error) {
-	var s Usage
+// Changed returns how many inodes differ from the tree. It holds no lock for
+// long.
+func (u *Upper) Changed() (count int64, err error) {
 	u.mu.RLock()
 	nodes := make([]Node, 0, len(u.active.inodes))
 	for _, d := range []*delta{u.active, u.frozen} {
@@ -374,29 +407,16 @@ func (u *Upper) Usage() (Usage, error) {
 	for part := range slices.Chunk(slices.Compact(nodes), 1000) {
 		n, err := u.fresh(part)
 		if err != nil {
-			return s, err
+			return 0, err
 		}
-		s.Files += n
+		count += n
 	}
 	u.mu.RLock()
+	defer u.mu.RUnlock()
 	if u.cp != nil {
-		s.Files += u.cp.meta.records
+		count += u.cp.meta.records
 	}
-	u.mu.RUnlock()
-	err := filepath.WalkDir(u.dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.Name() == reserveName {
-			return unlessGone(err)
-		}
-		info, err := e.Info()
-		if err != nil {
-			return unlessGone(err)
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			s.Bytes += st.Blocks * 512
-		}
-		return nil
-	})
-	return s, err
+	return count, nil
 }
 
 // fresh returns how many records of nodes the checkpoint lacks, less those it

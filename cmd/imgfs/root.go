@@ -363,7 +363,7 @@ func exitCode(err error) int {
 		return int(status)
 	case errors.As(err, &child):
 		return child.Code
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, imgfs.ErrOption):
 		return exitUsage
 	case errors.As(err, &mounted):
 		switch {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/imgfs/imgfs/internal/fusetest"
 	"github.com/imgfs/imgfs/internal/tartest"
 )
 
@@ -31,7 +32,7 @@ import (
 //	rootfs FILE LAYER               a plain tar
 //	rc CODE PROGRAM ARGS…           runs it, and checks its exit code
 //
-// and the condition [root]. With IMGFS_UPDATE_SCRIPTS=1 the outputs in them
+// and the conditions [root] and [fuse]. With IMGFS_UPDATE_SCRIPTS=1 the outputs in them
 // are written anew.
 func TestScripts(t *testing.T) {
 	bin := program(t)
@@ -42,13 +43,25 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", filepath.Dir(bin)+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("IMGFS_ROOT", filepath.Join(env.WorkDir, ".store"))
+			env.Setenv("IMGFS_RUNTIME_DIR", filepath.Join(env.WorkDir, ".run"))
+			env.Defer(func() { // what a script that failed left
+				c := exec.Command(bin, "umount", "--all", "--force")
+				c.Env = append(os.Environ(), env.Vars...)
+				if out, err := c.CombinedOutput(); err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+			})
 			env.Setenv("TZ", "UTC")
 			env.Setenv("LC_ALL", "C.UTF-8")
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "fuse":
+				fusetest.Need(t)
+				return true, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
