@@ -69,7 +69,7 @@ func (u *Upper) known(n Node) (*inode, error) {
 	if err != nil || i != nil {
 		return i, err
 	}
-	if gone || n == 0 || uint64(n) > uint64(u.fs.Tree.Count()) || u.loose.ended.has(n) {
+	if gone || n == 0 || uint64(n) > uint64(u.fs.Tree.Count()) {
 		return nil, syscall.ESTALE
 	}
 	return nil, nil

@@ -62,7 +62,8 @@ type Dir struct {
 
 	mu    sync.Mutex // orders before Upper.mu
 	batch []listed   // scratch; guarded by mu
-	names []hashed   // scratch; guarded by mu
+	names []addition // scratch; guarded by mu
+	over  overrides  // guarded by mu
 
 	// What was added in memory is sorted once while the listing goes forwards.
 	sorted bool     // guarded by mu
@@ -81,6 +82,13 @@ func (h hashed) compare(o hashed) int {
 		return cmp.Compare(h.hash, o.hash)
 	}
 	return strings.Compare(h.name, o.name)
+}
+
+// An addition is a name that the upper added.
+type addition struct {
+	hashed
+	e      entry
+	folded bool // e is what the checkpoint says
 }
 
 // listed is an entry about to be given out.
@@ -201,6 +209,11 @@ func (d *Dir) fillTree(i *inode, cookie uint64, attrs bool) (next uint64, err er
 	if err != nil {
 		return 0, err
 	}
+	if i != nil {
+		if err := d.over.load(d.u, d.n); err != nil {
+			return 0, err
+		}
+	}
 	// A directory may have lost any number of names in a row.
 	for range 4 * batchSize {
 		t, ok, err := r.Next()
@@ -213,9 +226,11 @@ func (d *Dir) fillTree(i *inode, cookie uint64, attrs bool) (next uint64, err er
 		cookie = packCookie(t.Cookie)
 		n, typ := Node(t.ID), t.Type
 		if i != nil {
-			e, ok, err := d.u.entry(d.n, inPlace(t.Name))
-			if err != nil {
-				return 0, err
+			e, ok := d.u.inMemory(d.n, inPlace(t.Name))
+			if !ok {
+				if e, ok, err = d.over.entry(d.u, d.n, inPlace(t.Name)); err != nil {
+					return 0, err
+				}
 			}
 			if ok {
 				n, typ = e.node, e.typ
@@ -253,6 +268,63 @@ func (d *Dir) take(n Node, typ uint8, name string, cookie uint64, attrs bool) {
 	d.batch = append(d.batch, l)
 }
 
+// inMemory returns what the deltas say of a name, ok is false where they say
+// nothing.
+func (v *view) inMemory(dir Node, name string) (e entry, ok bool) {
+	for _, d := range [...]*delta{v.active, v.frozen} {
+		if d == nil {
+			continue
+		}
+		if e, ok := d.dirs[dir][name]; ok {
+			return e, true
+		}
+	}
+	return entry{}, false
+}
+
+// overrides are the entries that a checkpoint has of a directory, if there are
+// not too many to be held: most have few, and then a name of the tree costs no
+// search.
+type overrides struct {
+	cp   *checkpoint
+	few  bool
+	list map[string]entry
+}
+
+const maxOverrides = 1024
+
+// load makes o those of the checkpoint of this moment.
+func (o *overrides) load(u *Upper, dir Node) error {
+	if u.cp == nil || o.cp == u.cp {
+		return nil
+	}
+	*o = overrides{list: make(map[string]entry)}
+	err := u.cp.entries(dir, 0, func(_ uint64, name string, e entry) bool {
+		o.list[name] = e
+		return len(o.list) <= maxOverrides
+	})
+	if err != nil {
+		return err
+	}
+	o.cp, o.few = u.cp, len(o.list) <= maxOverrides
+	if !o.few {
+		o.list = nil
+	}
+	return nil
+}
+
+// entry returns what the checkpoint says of a name.
+func (o *overrides) entry(u *Upper, dir Node, name string) (e entry, ok bool, err error) {
+	switch {
+	case u.cp == nil:
+		return entry{}, false, nil
+	case o.few:
+		e, ok = o.list[name]
+		return e, ok, nil
+	}
+	return u.cp.entry(dir, u.hashName(name), name)
+}
+
 // fillAdded takes from the part of the names that the upper added: those in
 // memory, which were sorted when the listing came here, and those of the
 // checkpoint, which lie in order.
@@ -269,14 +341,18 @@ func (d *Dir) fillAdded(hash uint64, attrs bool) (next uint64, err error) {
 		return 0, err
 	}
 	for _, h := range m.names {
-		e, ok, err := d.u.entry(d.n, h.name)
-		if err != nil {
-			return 0, err
+		e, ok := d.u.inMemory(d.n, h.name)
+		switch {
+		case !ok && h.folded:
+			e = h.e
+		case !ok: // folded since it was sorted
+			if e, _, err = d.u.entry(d.n, h.name); err != nil {
+				return 0, err
+			}
 		}
-		if !ok || e.node == 0 {
-			continue // removed since it was sorted
+		if e.node != 0 {
+			d.take(e.node, e.typ, h.name, ownPart|(h.hash+1), attrs)
 		}
-		d.take(e.node, e.typ, h.name, ownPart|(h.hash+1), attrs)
 	}
 	if m.next == 0 {
 		return 0, nil
@@ -286,16 +362,16 @@ func (d *Dir) fillAdded(hash uint64, attrs bool) (next uint64, err error) {
 
 // A merge takes a batch of names, and all that share the last one's hash.
 type merge struct {
-	memory []hashed // sorted, not taken yet
-	names  []hashed // taken
-	next   uint64   // the hash to go on from; 0: nothing is left
+	memory []hashed   // sorted, not taken yet
+	names  []addition // taken
+	next   uint64     // the hash to go on from; 0: nothing is left
 }
 
 // mergeSteps bounds how many entries of the checkpoint are looked at in one go.
 const mergeSteps = 64 * batchSize
 
 // take takes h, or says that the batch is full and ends it there.
-func (m *merge) take(h hashed) bool {
+func (m *merge) take(h addition) bool {
 	if k := len(m.names); k >= batchSize && h.hash != m.names[k-1].hash {
 		m.next = h.hash
 		return false
@@ -306,13 +382,13 @@ func (m *merge) take(h hashed) bool {
 
 // takeMemory takes the names of memory that come before h, and leaves out h
 // itself: the checkpoint has it too.
-func (m *merge) takeMemory(h hashed) bool {
+func (m *merge) takeMemory(h *addition) bool {
 	for len(m.memory) > 0 {
-		c := m.memory[0].compare(h)
+		c := m.memory[0].compare(h.hashed)
 		if c > 0 {
 			break
 		}
-		if c < 0 && !m.take(m.memory[0]) {
+		if c < 0 && !m.take(addition{hashed: m.memory[0]}) {
 			return false
 		}
 		m.memory = m.memory[1:]
@@ -332,8 +408,8 @@ func (u *Upper) mergeAdded(dir Node, hash uint64, m *merge) error {
 				m.next = hash
 				return false
 			}
-			h := hashed{hash, name}
-			if !m.takeMemory(h) {
+			h := addition{hashed{hash, name}, e, true}
+			if !m.takeMemory(&h) {
 				return false
 			}
 			if e.node == 0 {
@@ -344,14 +420,13 @@ func (u *Upper) mergeAdded(dir Node, hash uint64, m *merge) error {
 				failed = err
 				return false
 			}
-			h.name = strings.Clone(name) // from the transaction
 			return below || m.take(h)
 		})
 		if err != nil || failed != nil {
 			return cmp.Or(err, failed)
 		}
 	}
-	for m.next == 0 && len(m.memory) > 0 && m.take(m.memory[0]) {
+	for m.next == 0 && len(m.memory) > 0 && m.take(addition{hashed: m.memory[0]}) {
 		m.memory = m.memory[1:]
 	}
 	return nil

@@ -119,7 +119,11 @@ func TestRemoveWhileListing(t *testing.T) {
 	for _, size := range []int{1, 7, 64, 1000} {
 		for _, fold := range []string{"none", "all", "half", "between"} {
 			t.Run(fmt.Sprintf("buffer=%d/folded=%s", size, fold), func(t *testing.T) {
-				m := many(t, 300, 300)
+				tree, added := 300, 300
+				if size == 1000 {
+					tree, added = 2*maxOverrides, 2*batchSize
+				}
+				m := many(t, tree, added)
 				n := m.node("d")
 				if fold == "all" || fold == "half" {
 					m.fold()
@@ -150,7 +154,7 @@ func TestRemoveWhileListing(t *testing.T) {
 						m.must("rm d/%s", name)
 						removed++
 					}
-					if fold == "between" && removed%3 == 0 {
+					if fold == "between" && removed%(size/2+1) == 0 {
 						m.fold()
 					}
 				}
@@ -326,10 +330,24 @@ func BenchmarkLookup(b *testing.B) {
 }
 
 func BenchmarkListing(b *testing.B) {
-	for _, added := range []int{0, 20_000} {
-		m := many(b, 20_000, added)
+	for _, bb := range []struct {
+		name        string
+		tree, added int
+		folded      bool
+	}{
+		{"tree=20k", 20_000, 0, false},
+		{"tree=20k/added=1", 20_000, 1, false},
+		{"tree=20k/added=1/folded", 20_000, 1, true},
+		{"added=20k", 0, 20_000, false},
+		{"added=20k/folded", 0, 20_000, true},
+		{"tree=20k/added=20k", 20_000, 20_000, false},
+	} {
+		m := many(b, bb.tree, bb.added)
 		d := m.node("d")
-		b.Run(fmt.Sprintf("tree=20k/added=%dk", added/1000), func(b *testing.B) {
+		if bb.folded {
+			m.fold()
+		}
+		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {

@@ -13,7 +13,6 @@ import "sync/atomic"
 type loose struct {
 	xattrs map[Node]map[string][]byte // of those with flagXattrs
 	tmp    map[Node]struct{}          // made without a name: they may get one
-	ended  nodeSet                    // of the tree, for good: no name leads there
 	some   atomic.Bool                // there may be orphans; read without Upper.mu
 }
 
@@ -22,22 +21,6 @@ func (l *loose) setXattrs(n Node, values map[string][]byte) {
 		l.xattrs = make(map[Node]map[string][]byte)
 	}
 	l.xattrs[n] = values
-}
-
-// A nodeSet is a set of nodes of the tree. The zero value is ready.
-type nodeSet struct {
-	bits []uint64
-}
-
-func (s *nodeSet) has(n Node) bool {
-	return n/64 < Node(len(s.bits)) && s.bits[n/64]>>(n%64)&1 != 0
-}
-
-func (s *nodeSet) add(n Node) {
-	if k := int(n/64) + 1; k > len(s.bits) {
-		s.bits = append(s.bits, make([]uint64, k-len(s.bits))...)
-	}
-	s.bits[n/64] |= 1 << (n % 64)
 }
 
 // gone is an inode that loses its last name by a change.
@@ -169,9 +152,6 @@ func (u *Upper) end(n Node) {
 	}
 	if c := u.files[n]; c != nil && c.refs == 0 {
 		delete(u.files, n) // it had what was left of the map
-	}
-	if n < FirstOwn {
-		u.loose.ended.add(n)
 	}
 	u.named(n)
 	u.loose.some.Store(len(u.orphans) > 0)
