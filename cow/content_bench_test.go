@@ -4,6 +4,7 @@ package cow
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -93,4 +94,73 @@ func BenchmarkRead(b *testing.B) {
 			f.Close()
 		})
 	}
+}
+
+func BenchmarkSync(b *testing.B) {
+	p := make([]byte, 4096)
+	b.Run("again/disk", func(b *testing.B) {
+		f, err := os.Create(filepath.Join(b.TempDir(), "f"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer f.Close()
+		for b.Loop() {
+			f.WriteAt(p, 0)
+			f.Sync()
+		}
+	})
+	b.Run("again/upper", func(b *testing.B) {
+		u := newContentUpper(b, lowFS(b, nil, lowFile{}), filepath.Join(b.TempDir(), "u"))
+		f := openFile(b, u, 2)
+		defer f.Close()
+		for b.Loop() {
+			f.WriteAt(p, 0)
+			f.Sync(false)
+		}
+	})
+	b.Run("new/disk", func(b *testing.B) {
+		dir := b.TempDir()
+		d, err := os.Open(dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer d.Close()
+		for k := 0; b.Loop(); k++ {
+			f, err := os.Create(filepath.Join(dir, fmt.Sprint(k)))
+			if err != nil {
+				b.Fatal(err)
+			}
+			f.WriteAt(p, 0)
+			f.Sync()
+			d.Sync()
+			f.Close()
+		}
+	})
+	b.Run("new/upper", func(b *testing.B) {
+		u := newContentUpper(b, lowFS(b, nil), filepath.Join(b.TempDir(), "u"))
+		for k := 0; b.Loop(); k++ {
+			var a Attr
+			f, err := u.CreateFile(Caller{}, RootNode, fmt.Sprint(k), Creation{Mode: 0o600}, &a)
+			if err != nil {
+				b.Fatal(err)
+			}
+			f.WriteAt(p, 0)
+			if err := f.Sync(false); err != nil {
+				b.Fatal(err)
+			}
+			if err := u.SyncDir(RootNode); err != nil {
+				b.Fatal(err)
+			}
+			f.Close()
+		}
+	})
+	b.Run("mixed/upper", func(b *testing.B) {
+		u := newContentUpper(b, lowFS(b, nil, lowFile{size: 64 << 20}), filepath.Join(b.TempDir(), "u"))
+		f := openFile(b, u, 2)
+		defer f.Close()
+		for k := 0; b.Loop(); k++ {
+			f.WriteAt(p, int64(k%8000)*8192)
+			f.Sync(false)
+		}
+	})
 }

@@ -19,7 +19,7 @@ import (
 
 func TestDataName(t *testing.T) {
 	for _, n := range []Node{1, FirstOwn, 0x123456789abcdef0} {
-		if got, want := dataName(n), fmt.Sprintf("%02x/%016x", uint8(n), uint64(n)); got != want {
+		if got, want := dataName(n), fmt.Sprintf("%02x/%016x", uint8(n>>8), uint64(n)); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}

@@ -12,8 +12,10 @@ import (
 )
 
 // A dataStore is the directory of the data files: data/<2 hex>/<16 hex>, the
-// node and before it its lowest byte. The 256 directories are made when they
-// are first needed. The zero value is ready.
+// node and before it the lowest byte but one: files made one after another lie
+// in one directory, which the disk then puts near each other and syncs with one
+// sync. The 256 directories are made when they are first needed. The zero value
+// is ready.
 type dataStore struct {
 	// How many names were made in each directory, the last is data/ itself,
 	// and how many of them are known to be on disk.
@@ -32,15 +34,19 @@ type dataStore struct {
 // dataName returns the name of n's data file below data/.
 func dataName(n Node) string {
 	const hex = "0123456789abcdef"
+	d := dataDirOf(n)
 	var b [2 + 1 + 16]byte
 	b[2] = '/'
 	for k := len(b) - 1; k > 2; k-- {
 		b[k] = hex[n&15]
 		n >>= 4
 	}
-	b[0], b[1] = b[len(b)-2], b[len(b)-1]
+	b[0], b[1] = hex[d>>4], hex[d&15]
 	return string(b[:])
 }
+
+// dataDirOf returns which directory n's data file lies in.
+func dataDirOf(n Node) int { return int(n >> 8 & 0xff) }
 
 // dataDir returns the descriptor of data/, which it makes if need be.
 func (u *Upper) dataDir() (int, error) {
@@ -117,7 +123,7 @@ func (u *Upper) makeData(n Node) (int, error) {
 	if err != nil {
 		return -1, disk(err)
 	}
-	u.data.made[uint8(n)].Add(1)
+	u.data.made[dataDirOf(n)].Add(1)
 	return fd, nil
 }
 
@@ -183,7 +189,7 @@ func (u *Upper) syncDataFile(n Node, fd int, dataOnly bool) error {
 	}
 	err := fsync(fd, dataOnly)
 	if err == nil {
-		err = u.syncNames(int(uint8(n)))
+		err = u.syncNames(dataDirOf(n))
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -224,7 +230,7 @@ func (u *Upper) syncDataDir(k int) error {
 	}
 	name := "."
 	if k < 256 {
-		name = dataName(Node(k))[:2]
+		name = dataName(Node(k << 8))[:2]
 	}
 	fd, err := openat(dir, name, unix.O_DIRECTORY|unix.O_RDONLY, 0)
 	if err != nil {
