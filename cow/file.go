@@ -114,7 +114,13 @@ func (c *content) syncRecord() error {
 // Backing returns the data file of a file that takes no byte from a layer, made
 // if there is none yet: reads and writes may go to it directly. ok is false for
 // any other file. The descriptor is good until Close.
-func (f *File) Backing() (fd int, ok bool, err error) {
+func (f *File) Backing() (fd int, ok bool, err error) { return f.backing(true) }
+
+// ExistingBacking is Backing, but that of an empty file that has no data file
+// it is not made: that would change its times.
+func (f *File) ExistingBacking() (fd int, ok bool, err error) { return f.backing(false) }
+
+func (f *File) backing(create bool) (fd int, ok bool, err error) {
 	c := f.c
 	if err := c.u.mayWrite(); err != nil {
 		return -1, false, err
@@ -127,6 +133,9 @@ func (f *File) Backing() (fd int, ok bool, err error) {
 		}
 	}
 	if !c.hasData {
+		if !create {
+			return -1, false, nil
+		}
 		if err := c.makeEmpty(); err != nil {
 			return -1, false, err
 		}
