@@ -56,7 +56,7 @@ func (m *Mount) Call(ctx context.Context, c *control.Call, w io.Writer) error {
 	if m.upper == nil {
 		return fmt.Errorf("%s: mounted read-only", m.info.Dir)
 	}
-	return callUpper(ctx, m.upper.u, c, w)
+	return m.upper.call(ctx, c, w)
 }
 
 // An upperSource is an upper that something is asked of: by the server of its

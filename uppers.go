@@ -8,11 +8,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -283,7 +285,36 @@ type upperUse struct {
 	dir  string
 	drop func(*cow.Upper) bool // whether it goes at the end
 	kept bool                  // set by end
+
+	// A call that is under way ends before the upper does.
+	calls sync.WaitGroup
+	over  context.Context // ends with the mount
+	stop  context.CancelFunc
+	mu    sync.Mutex
+	ended bool // guarded by mu; no call begins any more
 }
+
+// call answers a command that asks for the upper's changes.
+func (use *upperUse) call(ctx context.Context, c *control.Call, w io.Writer) error {
+	use.mu.Lock()
+	if use.ended {
+		use.mu.Unlock()
+		return errUnmounted
+	}
+	use.calls.Add(1)
+	use.mu.Unlock()
+	defer use.calls.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(use.over, cancel)()
+	err := callUpper(ctx, use.u, c, w)
+	if use.over.Err() != nil && err != nil {
+		return errUnmounted
+	}
+	return err
+}
+
+var errUnmounted = errors.New("unmounted meanwhile")
 
 // useUpper opens the upper that opt asks for, over img, for a mount at dir.
 func (s *Store) useUpper(img *Image, dir string, opt *MountOptions) (*upperUse, error) {
@@ -301,6 +332,7 @@ func (s *Store) useUpper(img *Image, dir string, opt *MountOptions) (*upperUse, 
 		return nil, err
 	}
 	use := &upperUse{u: u, name: name, dir: s.upperDir(name), drop: func(*cow.Upper) bool { return false }}
+	use.over, use.stop = context.WithCancel(context.Background())
 	switch {
 	case opt.Discard:
 		use.drop = func(*cow.Upper) bool { return true }
@@ -327,6 +359,11 @@ func (use *upperUse) end() error {
 	if use == nil {
 		return nil
 	}
+	use.mu.Lock()
+	use.ended = true
+	use.mu.Unlock()
+	use.stop()
+	use.calls.Wait()
 	if use.drop(use.u) {
 		return upperError(use.name, errors.Join(use.u.Abandon(), cow.Remove(use.dir)))
 	}

@@ -181,12 +181,14 @@ func (u *Upper) Snapshot() (*Snapshot, error) {
 		if f == nil && u.active.empty() {
 			defer u.mu.Unlock()
 			s := &Snapshot{u: u, view: view{fs: u.fs, key: u.key}}
-			if u.folded == nil {
-				return s, nil
+			if u.folded != nil {
+				var err error
+				if s.cp, err = u.folded.checkpoint(); err != nil {
+					return nil, err
+				}
 			}
-			var err error
-			s.cp, err = u.folded.checkpoint()
-			return s, err
+			u.snapshots++
+			return s, nil
 		}
 		mine := f == nil
 		if mine {
@@ -196,11 +198,17 @@ func (u *Upper) Snapshot() (*Snapshot, error) {
 			}
 			f = u.folding
 			f.wanted = true
+			u.snapshots++ // what loses its name from here on is still read
 		}
 		u.mu.Unlock()
 		select {
 		case <-f.done:
 		case <-f.failed:
+			if mine {
+				u.mu.Lock()
+				u.snapshots--
+				u.mu.Unlock()
+			}
 			return nil, f.failing()
 		}
 		if mine {
@@ -212,5 +220,9 @@ func (u *Upper) Snapshot() (*Snapshot, error) {
 // Close lets go of the snapshot.
 func (s *Snapshot) Close() error {
 	s.cp.close()
+	s.u.mu.Lock()
+	s.u.snapshots--
+	s.u.mu.Unlock()
+	s.u.journal.arm()
 	return nil
 }

@@ -30,11 +30,12 @@ type keeping struct {
 
 	// What follows is guarded by Upper.mu.
 
-	folding  *folding // nil: none
-	reserved Node     // numbers below it may be given out
-	wanted   Node     // those below it once the frame wantedAt is durable
-	wantedAt uint64
-	doomed   []doomed
+	folding   *folding // nil: none
+	reserved  Node     // numbers below it may be given out
+	wanted    Node     // those below it once the frame wantedAt is durable
+	wantedAt  uint64
+	doomed    []doomed
+	snapshots int // open ones: what is doomed waits for them
 
 	stop  chan struct{}  // closed by Close
 	tasks sync.WaitGroup // goroutines
@@ -291,9 +292,14 @@ func (u *Upper) doom(n Node, seq uint64) {
 	u.journal.arm()
 }
 
-// removeDoomed removes the data files whose end is durable.
+// removeDoomed removes the data files whose end is durable, unless a snapshot
+// may still read them.
 func (u *Upper) removeDoomed() {
 	u.mu.Lock()
+	if u.snapshots > 0 {
+		u.mu.Unlock()
+		return
+	}
 	durable := u.journal.durable.Load()
 	k := 0
 	for k < len(u.doomed) && u.doomed[k].seq <= durable {
