@@ -187,6 +187,9 @@ func (u *Upper) SetXattr(n Node, name string, value []byte, flags uint32, killSG
 // xattrRoom makes sure that the xattrs of n may grow by bytes and, if it is
 // added, by name.
 func (u *Upper) xattrRoom(n Node, i *inode, name string, bytes int, added bool) error {
+	if !added && bytes <= 0 {
+		return nil
+	}
 	names := 0
 	if added {
 		names = len(name) + 1
