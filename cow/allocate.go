@@ -79,7 +79,23 @@ func (c *content) allocateLocal(mode uint32, off, n int64) error {
 		return err
 	}
 	defer c.fdMu.RUnlock()
-	return answer(fallocate(fd, mode, off, n))
+	err = fallocate(fd, mode, off, n)
+	if err == unix.EOPNOTSUPP && mode&^keepSize == zeroRange {
+		err = zeroFile(fd, off, n, mode&keepSize == 0)
+	}
+	return answer(err)
+}
+
+// zeroFile is FALLOC_FL_ZERO_RANGE for a disk that knows only how to punch.
+func zeroFile(fd int, off, n int64, grow bool) error {
+	if err := fallocate(fd, punchHole, off, n); err != nil || !grow {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Size >= off+n {
+		return err
+	}
+	return ftruncate(fd, off+n)
 }
 
 // answer returns what is answered for an error of fallocate.
@@ -136,9 +152,11 @@ func (c *content) reserve(mode uint32, off, end int64) error {
 			return answer(err)
 		}
 		p := c.state()
+		// A data file that the record names must be there.
+		p.barrier = grows || !p.hasData
 		p.hasData = true
 		if grows {
-			p.size, p.barrier = end, true
+			p.size = end
 		}
 		return c.commit(p)
 	})

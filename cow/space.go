@@ -57,6 +57,10 @@ func isFull(err error) bool {
 func (s *space) release(leave int64) (ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.held == 0 && leave == 0 {
+		// The disk may be out of inodes: the reserve's own is the last one.
+		return os.Remove(s.path) == nil && syncDir(filepath.Dir(s.path)) == nil
+	}
 	if s.held <= leave {
 		return false
 	}
