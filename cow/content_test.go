@@ -260,9 +260,6 @@ func (p *play) step() {
 		mode := []uint32{punchHole, zeroRange, zeroRange | keepSize, 0, keepSize}[p.rnd.IntN(5)]
 		p.log = append(p.log, fmt.Sprintf("fallocate %#x %d+%d of %d", mode, off, n, len(p.want)))
 		if err := p.f.Allocate(mode, off, n); err != nil {
-			if err == syscall.EOPNOTSUPP && mode != punchHole {
-				return // tmpfs has no ZERO_RANGE
-			}
 			p.fatal("fallocate %#x %d+%d: %v", mode, off, n, err)
 		}
 		if mode&keepSize == 0 {
@@ -304,7 +301,7 @@ func (p *play) step() {
 			return
 		}
 		p.log = append(p.log, "kill")
-		p.again(func() { kill(p.u) })
+		p.again(func() { kill(p.u); p.scribble() })
 	case 19:
 		if p.rnd.IntN(5) > 0 {
 			return
@@ -320,6 +317,39 @@ func (p *play) step() {
 		})
 	}
 	p.check()
+}
+
+// scribble writes into the data file what changes may have written that the end
+// of the server kept from the journal: to blocks that are not in the map, and
+// behind the size.
+func (p *play) scribble() {
+	c := p.f.c
+	if c.local || !c.hasData {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(p.u.dir, "data", dataName(p.n)), os.O_WRONLY, 0)
+	if err != nil {
+		p.fatal("%v", err)
+	}
+	defer f.Close()
+	end := blocksOf(c.size)
+	for b := uint64(0); b < end; {
+		local, next, err := c.run(b, end)
+		if err != nil {
+			p.fatal("%v", err)
+		}
+		if !local && p.rnd.IntN(2) == 0 {
+			if _, err := f.WriteAt(noise(p.rnd, min(int64(next-b)*blockSize, c.size-int64(b)*blockSize), 1), int64(b)*blockSize); err != nil {
+				p.fatal("%v", err)
+			}
+		}
+		b = next
+	}
+	if p.rnd.IntN(2) == 0 {
+		if _, err := f.WriteAt(noise(p.rnd, 10_000, 1), c.size+p.rnd.Int64N(5000)); err != nil {
+			p.fatal("%v", err)
+		}
+	}
 }
 
 func (p *play) check() {
@@ -584,5 +614,104 @@ func TestBrokenLayer(t *testing.T) {
 			t.Errorf("data file: %v", err)
 		}
 		f.Close()
+	}
+}
+
+// What Backing gives is the file itself, also to who has it open otherwise.
+func TestBacking(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "u")
+	if err := Create(dir, Base{ChainID: "sha256:1"}); err != nil {
+		t.Fatal(err)
+	}
+	u, err := Open(dir, lowFS(t, nil, lowFile{data: pattern(10)}, lowFile{data: pattern(1 << 20)}), "sha256:1", Options{Log: t.Logf, Passthrough: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLater(t, u)
+	for _, n := range []Node{2, 3} {
+		f := openFile(t, u, n)
+		if _, ok, err := f.Backing(); ok || err != nil {
+			t.Errorf("a file of the layers has a backing file: %v, %v", ok, err)
+		}
+		if err := u.truncate(n, 0); err != nil {
+			t.Fatal(err)
+		}
+		checkBacking(t, u, f)
+		f.Close()
+	}
+	// Written to here and there, then cut: the backing waits for the disk.
+	var a Attr
+	f, err := u.CreateFile(Caller{}, RootNode, "new", Creation{Mode: 0o600}, &a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkBacking(t, u, f)
+	f.Close()
+	if len(u.data.fresh)+len(u.data.open) != 0 {
+		t.Errorf("left are %d and %d descriptors", len(u.data.fresh), len(u.data.open))
+	}
+}
+
+func TestBackingOfWhatWasMixed(t *testing.T) {
+	u := newContentUpper(t, lowFS(t, nil, lowFile{data: pattern(1 << 20)}), filepath.Join(t.TempDir(), "u"))
+	f := openFile(t, u, 2)
+	if _, err := f.WriteAt([]byte("x"), 700_000); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := f.Backing(); ok || err != nil {
+		t.Errorf("a mixed file has a backing file: %v, %v", ok, err)
+	}
+	if err := u.truncate(2, 0); err != nil {
+		t.Fatal(err)
+	}
+	if f.c.local {
+		t.Error("local while what was cut off must stay")
+	}
+	checkBacking(t, u, f)
+	f.Close()
+}
+
+func checkBacking(t *testing.T, u *Upper, f *File) {
+	t.Helper()
+	fd, ok, err := f.Backing()
+	if !ok || err != nil {
+		t.Fatal(fd, ok, err)
+	}
+	if n, err := unix.Pwrite(fd, []byte("direct"), 1); n != 6 || err != nil {
+		t.Error(n, err)
+	}
+	if got := readAll(t, f, 10); string(got) != "\x00direct" {
+		t.Errorf("%q", got)
+	}
+	var a Attr
+	if err := u.Attr(f.Node(), &a); err != nil || a.Size != 7 {
+		t.Error(a, err)
+	}
+}
+
+// When changes are refused, those of content are too, also where no frame would
+// say so.
+func TestRefusedChanges(t *testing.T) {
+	u := newContentUpper(t, lowFS(t, nil, lowFile{data: pattern(10)}, lowFile{data: pattern(1 << 20)}), filepath.Join(t.TempDir(), "u"))
+	f, g := openFile(t, u, 2), openFile(t, u, 3)
+	defer f.Close()
+	defer g.Close()
+	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	u.poison(syscall.EROFS)
+	for _, f := range []*File{f, g} {
+		if n, err := f.WriteAt([]byte("y"), 0); n != 0 || err != syscall.EROFS {
+			t.Errorf("write: %d, %v", n, err)
+		}
+		if err := f.Allocate(punchHole, 0, 5000); err != syscall.EROFS {
+			t.Errorf("fallocate: %v", err)
+		}
+		if err := u.truncate(f.Node(), 5); err != syscall.EROFS {
+			t.Errorf("truncate: %v", err)
+		}
+	}
+	if got := readAll(t, f, 10); string(got) != "x"+string(pattern(10)[1:]) {
+		t.Errorf("%q", got)
 	}
 }
