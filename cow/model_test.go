@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"path"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -570,5 +571,62 @@ func TestModel(t *testing.T) {
 			}
 			o.full()
 		})
+	}
+}
+
+// Changes from all sides leave counts and names that agree, in memory and on
+// disk.
+func TestNamesRace(t *testing.T) {
+	m := over(t, "d/ d/e/ d/e/f d/n1 d/n2=>d/n1 g/ g/n3 n4")
+	m.opt.foldAt, m.opt.foldBy = 16<<10, 64<<10
+	m.remount()
+	dirs := []Node{RootNode, m.node("d"), m.node("d/e"), m.node("g")}
+	var wg sync.WaitGroup
+	for g := range uint64(4) {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(g, 7))
+			var a Attr
+			for range 1500 {
+				dir, newDir := dirs[r.IntN(len(dirs))], dirs[r.IntN(len(dirs))]
+				name, newName := fmt.Sprintf("n%d", r.IntN(6)), fmt.Sprintf("n%d", r.IntN(6))
+				var err error
+				switch r.IntN(10) {
+				case 0, 1:
+					err = m.Create(testCaller, dir, name, Creation{Mode: index.ModeRegular | 0o644}, &a)
+				case 2:
+					err = m.Create(testCaller, dir, name, Creation{Mode: index.ModeDir | 0o755}, &a)
+				case 3:
+					err = m.Rmdir(dir, name)
+				case 4:
+					err = m.Unlink(dir, name)
+				case 5, 6:
+					err = m.Rename(testCaller, dir, name, newDir, newName, uint32(r.IntN(5)))
+				case 7:
+					var found bool
+					if found, err = m.Lookup(dir, name, &a); found {
+						err = m.Link(a.Node, newDir, newName, &a)
+					}
+				case 8:
+					var d *Dir
+					if d, err = m.OpenDir(dir); err == nil {
+						err = d.Read(0, true, func(*Dirent, *Attr) bool { return r.IntN(20) > 0 })
+					}
+				case 9:
+					var found bool
+					if found, err = m.Lookup(dir, name, &a); found {
+						err = m.SetXattr(a.Node, "user."+newName, []byte(name), 0, false)
+					}
+				}
+				if errno := syscall.Errno(0); err != nil && (!errors.As(err, &errno) || errno == syscall.EIO) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	before := fsck(m)
+	m.remount()
+	if after := fsck(m); !maps.Equal(before, after) {
+		t.Errorf("after a remount\n got %v\nwant %v", after, before)
 	}
 }

@@ -192,3 +192,52 @@ func TestCreateFile(t *testing.T) {
 		}
 	}
 }
+
+// A change that the journal does not take has not happened.
+func TestRefusedChangesChangeNothing(t *testing.T) {
+	m := over(t, "d/ d/f=text d/g=>d/f e/ h")
+	m.must("touch d/new;symlink l x")
+	d := m.node("d")
+	var a Attr
+	tmp, err := m.CreateFile(testCaller, d, "", Creation{Mode: 0o644}, &a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unnamed := a.Node
+	before, attrs := show(m), map[string]Attr{}
+	for _, p := range []string{"", "d", "d/f", "e", "h", "d/new"} {
+		attrs[p] = m.attr(p)
+	}
+	m.poison(syscall.EROFS)
+	for _, op := range []string{
+		"touch x", "mkdir x", "symlink x y", "rm h", "rm d/f", "rmdir e", "link h x", "rename h x", "rename h d/f",
+		"rename d e exchange", "rename h d/x whiteout", "chmod h 600", "chmod d/new 600", "setxattr h user.a b",
+	} {
+		if got := m.do(op); got != "EROFS" {
+			t.Errorf("%s: %q", op, got)
+		}
+	}
+	if err := m.Link(unnamed, d, "x", &a); err != syscall.EROFS {
+		t.Errorf("a name for what has none: %v", err)
+	}
+	if _, err := m.CreateFile(testCaller, d, "x", Creation{}, &a); err != syscall.EROFS {
+		t.Errorf("a file: %v", err)
+	}
+	if _, err := m.CreateFile(testCaller, d, "", Creation{}, &a); err != syscall.EROFS {
+		t.Errorf("one without a name: %v", err)
+	}
+	if got := show(m); got != before {
+		t.Errorf("\n got %q\nwant %q", got, before)
+	}
+	for p, want := range attrs {
+		if got := m.attr(p); got != want {
+			t.Errorf("%q: %+v, want %+v", p, got, want)
+		}
+	}
+	if len(m.orphans) != 1 {
+		t.Errorf("%d orphans", len(m.orphans))
+	}
+	if err := tmp.Close(); err != nil {
+		t.Error(err)
+	}
+}
