@@ -37,7 +37,7 @@ func (f *File) Close() error {
 	if f.pinned.Load() {
 		f.c.pins.Add(-1)
 	}
-	f.c.settleQuietly()
+	f.c.tidy()
 	f.c.u.release(f.c)
 	return nil
 }
@@ -81,7 +81,7 @@ func (f *File) Sync(dataOnly bool) error {
 	if err := c.syncRecord(); err != nil {
 		return err
 	}
-	c.settleQuietly()
+	c.tidy()
 	return nil
 }
 
@@ -116,8 +116,8 @@ func (c *content) syncRecord() error {
 // any other file. The descriptor is good until Close.
 func (f *File) Backing() (fd int, ok bool, err error) { return f.backing(true) }
 
-// ExistingBacking is Backing, but that of an empty file that has no data file
-// it is not made: that would change its times.
+// ExistingBacking is Backing, but changes nothing: a file that would have to
+// change first has none. To look at a file must not change its times.
 func (f *File) ExistingBacking() (fd int, ok bool, err error) { return f.backing(false) }
 
 func (f *File) backing(create bool) (fd int, ok bool, err error) {
@@ -127,10 +127,13 @@ func (f *File) backing(create bool) (fd int, ok bool, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.local {
-		if _, err := c.settle(true); err != nil || !c.local {
+	if !c.local && create {
+		if _, err := c.settle(true); err != nil {
 			return -1, false, err
 		}
+	}
+	if !c.local {
+		return -1, false, nil
 	}
 	if !c.hasData {
 		if !create {
