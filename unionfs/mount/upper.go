@@ -43,7 +43,7 @@ func topOptions(set *settings, depth int) fuse.MountOptions {
 		MaxWrite:  maxRead,
 		EnableAcl: set.allowOther, // where modes are enforced, ACLs are
 		ExtraCapabilities: fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_DONT_MASK |
-			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT | fuse.CAP_ATOMIC_O_TRUNC,
+			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT,
 		DisabledCapabilities: fuse.CAP_READDIRPLUS_AUTO,
 		MaxStackDepth:        depth,
 	}

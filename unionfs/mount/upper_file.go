@@ -194,22 +194,11 @@ func (t *fileTable) privileged(n cow.Node) {
 
 func writes(flags uint32) bool { return flags&syscall.O_ACCMODE != syscall.O_RDONLY }
 
-// Open opens a regular file. O_TRUNC is ours to do, so that a file of the
-// image is not copied to be truncated.
+// Open opens a regular file. O_TRUNC is not ours to do (CAP_ATOMIC_O_TRUNC): the
+// kernel would ask for it before it finds out that the file is a running program.
 func (v *top) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "open", in.NodeId, &status)
-	n := cow.Node(in.NodeId)
-	if in.Flags&syscall.O_TRUNC != 0 {
-		s := cow.SetAttr{Valid: cow.SetSize}
-		if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
-			s.Valid |= cow.KillPriv
-		}
-		var a cow.Attr
-		if err := v.u.SetAttr(caller(&in.InHeader), n, &s, &a); err != nil {
-			return v.errno("open", in.NodeId, err)
-		}
-	}
-	return v.errno("open", in.NodeId, v.open(n, nil, writes(in.Flags), out))
+	return v.errno("open", in.NodeId, v.open(cow.Node(in.NodeId), nil, writes(in.Flags), out))
 }
 
 // open opens n; fresh is its file where it was just made.
@@ -267,7 +256,14 @@ func (v *top) openAs(o *openFile, fresh *cow.File, write bool) error {
 // the kernel holds of a file that might have been written past its pages is
 // dropped. Preconditions: o.mu is held, and this is o's first open.
 func (v *top) pass(o *openFile, f *cow.File, write, fresh bool) {
-	fd, ok, err := f.Backing()
+	var fd int
+	var ok bool
+	var err error
+	if fresh {
+		fd, ok, err = f.Backing()
+	} else {
+		fd, ok, err = f.ExistingBacking()
+	}
 	if err == nil && !ok {
 		return
 	}
