@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/imgfs/imgfs/index"
@@ -126,6 +127,7 @@ func openUpper(t testing.TB, dir string, fs *unionfs.FS, opt Options) *Upper {
 
 // kill ends u as kill -9 would: nothing is folded or synced.
 func kill(u *Upper) {
+	u.poison(syscall.EIO)
 	close(u.stop)
 	u.tasks.Wait()
 	u.letGo()

@@ -349,14 +349,13 @@ func (u *Upper) keep() {
 }
 
 // sweep removes the data files that no record names: what a change left that
-// never came to be, or one that was undone by a loss of power.
+// never came to be, or one that was undone by a loss of power. Close waits for
+// it, since the next Open may find no reason to do it.
 func (u *Upper) sweep(below Node) {
 	defer u.tasks.Done()
 	err := filepath.WalkDir(filepath.Join(u.dir, dataDirName), func(path string, e fs.DirEntry, err error) error {
-		select {
-		case <-u.stop:
+		if u.mayChange() != nil {
 			return fs.SkipAll
-		default:
 		}
 		if err != nil || e.IsDir() {
 			return err
