@@ -130,17 +130,18 @@ func (c *content) clean(force bool) (bool, error) {
 	return true, nil
 }
 
-// settleQuietly lets c settle if nothing has to be waited for and nobody uses
-// it right now.
-func (c *content) settleQuietly() {
+// tidy cuts off what is behind the size if nothing has to be waited for and
+// nobody uses c right now. That c may be local then is for the next write to
+// see: times of the data file, which change now, are not yet those of the file.
+func (c *content) tidy() {
 	if !c.mu.TryLock() {
 		return
 	}
 	defer c.mu.Unlock()
-	if c.local || !c.hasData {
+	if c.local {
 		return
 	}
-	if _, err := c.settle(false); err != nil {
+	if _, err := c.clean(false); err != nil {
 		c.u.logf("node %d: %v", c.node, err)
 	}
 }

@@ -129,10 +129,9 @@ func (c *content) writeWhole(p []byte, off int64) (int, error) {
 // its blocks into the map. Blocks of which p is only a part are completed.
 func (c *content) writeBlocks(p []byte, off int64) (int, error) {
 	end := off + int64(len(p))
-	if off > c.size && c.hasData {
-		if _, err := c.clean(true); err != nil {
-			return 0, err
-		}
+	// What lies between the size and off comes to be seen now.
+	if _, err := c.clean(off > c.size); err != nil {
+		return 0, err
 	}
 	first, behind := uint64(off/blockSize), blocksOf(end)
 	local, next, err := c.run(first, behind)
