@@ -32,15 +32,15 @@ type mutation struct {
 
 // Mutation in a frame, little-endian: kind (1), then
 //
-//	putInode   node (8), length of the record (4), record
-//	dropInode  node (8)
-//	putEntry   directory (8), length of the name (1), name, node (8), type (1)
-//	putXattr   node (8), length of the name (1), name, length of the value (4), value
-//	dropXattr  node (8), length of the name (1), name
-//	putBlocks  node (8), first block (8), how many (8)
-//	barrier    node (8)
-//	confirm    sequence (8)
-//	reserve    number (8)
+//	1 putInode   node (8), length of the record (4), record
+//	2 dropInode  node (8)
+//	3 putEntry   directory (8), length of the name (1), name, node (8), type (1)
+//	4 putXattr   node (8), length of the name (1), name, length of the value (4), value
+//	5 dropXattr  node (8), length of the name (1), name
+//	6 putBlocks  node (8), first block (8), how many (8)
+//	7 barrier    node (8)
+//	8 confirm    sequence (8)
+//	9 reserve    number (8)
 
 // append encodes m behind b. Names are no longer than maxName.
 func (m *mutation) append(b []byte) []byte {
