@@ -26,10 +26,9 @@ import (
 // A lowFile is a regular file of a tree made by hand. Its content is data, or
 // pattern in runs with holes between.
 type lowFile struct {
-	data  []byte
-	runs  [][2]int64 // sparse: [off, end)
-	size  int64      // of a sparse one
-	level int        // which layer
+	data []byte
+	runs [][2]int64 // sparse: [off, end)
+	size int64      // of a sparse one
 }
 
 // lowFS returns a tree with files "0", "1" … in its root, their nodes are 2, 3 …
