@@ -274,10 +274,16 @@ func (g *generator) size() int64 {
 	return g.off()
 }
 
+// mode returns permissions. Setgid on a file that the group may not execute
+// (mandatory locks, once) never comes to be: who clears it when is different
+// from filesystem to filesystem, and FUSE has rules of its own.
 func (g *generator) mode() uint32 {
 	m := uint32(pick(g, 0o644, 0o600, 0o755, 0o777, 0o666, 0o640, 0o000, 0o444, 0o511, 0o070, 0o007))
 	if g.chance(20) {
 		m |= uint32(pick(g, 0o4000, 0o2000, 0o1000, 0o6000, 0o7000, 0o2010))
+	}
+	if m&0o2000 != 0 {
+		m |= 0o010
 	}
 	return m
 }
@@ -336,13 +342,13 @@ func (g *generator) acl() string {
 		if g.chance(30) {
 			b = put(b, 2, perm(), 1001)
 		}
-		b = put(b, 4, perm(), none)
+		b = put(b, 4, perm()|1, none)
 		if g.chance(50) {
 			b = put(b, 8, perm(), 2000)
 		}
-		b = put(b, 16, perm(), none)
+		b = put(b, 16, perm()|1, none)
 	} else {
-		b = put(b, 4, perm(), none)
+		b = put(b, 4, perm()|1, none)
 	}
 	b = put(b, 32, perm(), none)
 	switch g.rnd.IntN(30) {

@@ -44,7 +44,7 @@ var weights = []struct {
 	}},
 	{2, func(g *generator) op { return op{Kind: "rmtree", P: g.dir()} }},
 	{2, func(g *generator) op { return op{Kind: "removesome", P: g.dir(), Seed: g.rnd.Uint64()} }},
-	{2, func(g *generator) op { return op{Kind: "umask", Mode: uint32(pick(g, 0, 0o22, 0o77, 0o27))} }},
+	{2, func(g *generator) op { return op{Kind: "umask", Mode: uint32(pick(g, 0, 0o22, 0o02, 0o27))} }},
 
 	// attributes
 	{22, func(g *generator) op { return op{Kind: "chmod", P: g.anyPath(), Mode: g.mode()} }},
