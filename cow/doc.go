@@ -15,9 +15,14 @@
 //
 // Lock order, outer first:
 //
-//	File.mu          content and size of one regular file
-//	    Upper.mu     names, inodes, xattrs, maps of blocks
-//	        journal  appends; a sync holds no lock of the ones above
+//	content.mu                content and size of one regular file
+//	    content.fdMu          the descriptor of its data file
+//	        Upper.mu          names, inodes, xattrs, maps of blocks
+//	            content.mapMu
+//	            journal       appends
+//	            dataStore.mu  which descriptors are open
 //
-// No disk is waited for under Upper.mu but for the one write of a frame.
+// No disk is waited for under Upper.mu but for the one write of a frame. A sync
+// of the journal takes neither content.mu nor Upper.mu, so that it may be waited
+// for under the former.
 package cow
