@@ -10,6 +10,7 @@ DESTDIR     ?=
 SBINDIR     ?= /sbin
 FUZZTIME    ?= 10s
 SOAKTIME    ?= 10m
+CRASHTIME   ?= 10m
 IMAGE       ?=
 ROWS        ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -72,6 +73,10 @@ fuzz: ## each fuzz target for FUZZTIME
 .PHONY: soak
 soak: ## fuzz targets and the racing tests again and again, for SOAKTIME
 	@scripts/soak '$(SOAKTIME)'
+
+.PHONY: crash
+crash: ## lose power, kill servers and fail disks under the upper, each for CRASHTIME; needs root
+	@scripts/crash '$(CRASHTIME)'
 
 .PHONY: bench
 bench: ## the whole table of figures; needs root

@@ -155,10 +155,10 @@ func TestDiskFull(t *testing.T) {
 		inodes int
 		file   int // bytes of each
 	}{
-		{"by large files", 32 << 20, 0, 1 << 20},
-		{"by small files", 24 << 20, 0, 3000},
-		{"by names", 20 << 20, 0, 0},
-		{"of inodes", 64 << 20, 600, 100},
+		{"by large files", 24 << 20, 0, 1 << 20},
+		{"by small files", 8 << 20, 0, 3000},
+		{"by names", 5 << 20, 0, 0},
+		{"of inodes", 32 << 20, 400, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			disk := smallDisk(t, tt.size, tt.inodes)

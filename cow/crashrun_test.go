@@ -1,0 +1,860 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cow_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs/cow"
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/crashfs"
+	"github.com/imgfs/imgfs/unionfs"
+)
+
+// A history is what was done to an upper and what was promised: the truth
+// against which what is left after a crash is held.
+type history struct {
+	steps    []step
+	promises []promise
+	versions map[cow.Node][]version // of regular files, by step
+	moved    map[cow.Node][]int     // steps that renamed a file over another
+	born     map[cow.Node]int       // steps that made what is not the image's
+	created  int64                  // length of the log once Create had returned
+	began    cow.Time
+}
+
+// A step is one operation that was answered.
+type step struct {
+	what  string
+	pos   int64  // how long the log was once it was answered
+	lines string // names and attributes after it
+}
+
+// A version is what a file was from a step on.
+type version struct {
+	step  int
+	data  []byte
+	mtime cow.Time
+}
+
+// A promise is what a sync that was answered means.
+type promise struct {
+	pos     int64
+	names   int      // the steps up to this one are there, by name and attribute
+	node    cow.Node // … and this file's content as of step content; 0 = every file's
+	content int
+	attrs   int // … and its times as of this step; -1 = no word on them
+}
+
+// A workload does random operations to an upper and keeps its history.
+type workload struct {
+	history
+	t   fataler
+	u   *cow.Upper
+	rng *rand.Rand
+	pos func() int64 // length of the log
+
+	all     []place // as of the last step
+	touched map[cow.Node]int
+	open    map[cow.Node]*cow.File // kept open
+	model   map[cow.Node][]byte
+
+	// tolerate tells of which errors an operation may fail; nil: of none.
+	tolerate func(error) bool
+	failures int
+	changing cow.Node // the file whose content is being changed; 0: none
+	attempt  []byte   // what it is to be then
+	unsynced cow.Node // the last file whose sync failed
+}
+
+// An opError is the panic of an operation that failed as it may.
+type opError struct {
+	what string
+	err  error
+}
+
+// A fataler is as much of a testing.TB as a workload needs.
+type fataler interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+func newWorkload(t fataler, u *cow.Upper, seed uint64, pos func() int64) *workload {
+	w := &workload{
+		t: t, u: u, rng: rand.New(rand.NewPCG(seed, 77)), pos: pos,
+		history: history{versions: map[cow.Node][]version{}, moved: map[cow.Node][]int{}, born: map[cow.Node]int{}},
+		touched: map[cow.Node]int{}, open: map[cow.Node]*cow.File{}, model: map[cow.Node][]byte{},
+	}
+	w.done("start")
+	return w
+}
+
+// done ends a step.
+func (w *workload) done(what string, touched ...cow.Node) {
+	w.t.Helper()
+	pos := w.pos()
+	all, err := places(w.u)
+	if err != nil {
+		w.t.Fatalf("after step %d %s: %v", len(w.steps), what, err)
+	}
+	w.all = all
+	w.steps = append(w.steps, step{what, pos, lines(all)})
+	for _, n := range touched {
+		w.touched[n] = len(w.steps) - 1
+	}
+}
+
+// now is the step that is being done.
+func (w *workload) now() int { return len(w.steps) }
+
+// wrote says that a file's content or times are from this step on as model
+// says.
+func (w *workload) wrote(n cow.Node) {
+	var a cow.Attr
+	if err := w.u.Attr(n, &a); err != nil {
+		w.t.Fatalf("step %d: attributes of %d: %v", w.now(), n, err)
+	}
+	if a.Size != int64(len(w.model[n])) {
+		w.t.Fatalf("step %d: node %d has %d bytes, want %d", w.now(), n, a.Size, len(w.model[n]))
+	}
+	w.versions[n] = append(w.versions[n], version{w.now(), slices.Clone(w.model[n]), a.Mtime})
+}
+
+// knows reads the content of a file of the image before its first change.
+func (w *workload) knows(n cow.Node) {
+	if _, ok := w.model[n]; ok {
+		return
+	}
+	b, a, err := wholeContent(w.u, n)
+	if err != nil {
+		w.t.Fatalf("step %d: read %d: %v", w.now(), n, err)
+	}
+	w.model[n] = b
+	w.versions[n] = []version{{0, slices.Clone(b), a.Mtime}}
+}
+
+func (w *workload) pick(want func(p *place) bool) *place {
+	var some []*place
+	for i := range w.all {
+		if want(&w.all[i]) {
+			some = append(some, &w.all[i])
+		}
+	}
+	if len(some) == 0 {
+		return nil
+	}
+	return some[w.rng.IntN(len(some))]
+}
+
+func (w *workload) dir() *place { return w.pick((*place).isDir) }
+
+// file picks a regular file, often one that takes bytes from the layer and has
+// some of its own.
+func (w *workload) file() *place {
+	large := func(p *place) bool { return p.isRegular() && p.attr.Node < cow.FirstOwn && p.attr.Size > cow.CopyWhole }
+	if p := w.pick(large); p != nil && w.rng.IntN(3) == 0 {
+		return p
+	}
+	return w.pick((*place).isRegular)
+}
+
+func (w *workload) any() *place       { return w.pick(func(p *place) bool { return p.name != "" }) }
+func (w *workload) freshName() string { return fmt.Sprintf("n%d", w.rng.IntN(60)) }
+
+// handle returns a file that is open, perhaps kept from before.
+func (w *workload) handle(n cow.Node) (*cow.File, func()) {
+	if f := w.open[n]; f != nil {
+		return f, func() {}
+	}
+	f, err := w.u.Open(n, true)
+	if err != nil {
+		w.fail(fmt.Sprintf("open %d", n), err)
+	}
+	if w.rng.IntN(4) == 0 {
+		w.open[n] = f
+		return f, func() {}
+	}
+	return f, func() {
+		if err := f.Close(); err != nil {
+			w.fail(fmt.Sprintf("close %d", n), err)
+		}
+	}
+}
+
+var crashCaller = cow.Caller{UID: 0, GID: 0}
+
+// step does one operation that succeeds.
+func (w *workload) step() {
+	w.t.Helper()
+	for !w.try() {
+	}
+}
+
+// try does one, or nothing where it has no sense.
+func (w *workload) try() (ok bool) {
+	w.t.Helper()
+	w.changing = 0
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case opError:
+			w.failed(p)
+			ok = true
+		default:
+			panic(p)
+		}
+	}()
+	return w.tryOne()
+}
+
+// failed checks that an operation that failed has changed nothing but what it
+// may have half done: content of the file it was about.
+func (w *workload) failed(e opError) {
+	w.t.Helper()
+	w.failures++
+	what := fmt.Sprintf("failed (%v): %s", e.err, e.what)
+	before := w.steps[len(w.steps)-1].lines
+	if n := w.changing; n != 0 {
+		got, _, err := wholeContent(w.u, n)
+		if err != nil {
+			w.t.Fatalf("step %d: %s: and then read: %v", w.now(), what, err)
+		}
+		both := versionsSince{{data: w.model[n]}, {data: w.attempt}, {data: got[:min(len(got), len(w.model[n]), len(w.attempt))]}}
+		if short, long := min(len(w.model[n]), len(w.attempt)), max(len(w.model[n]), len(w.attempt)); len(got) >= short && len(got) <= long {
+			both = append(both, version{data: make([]byte, len(got))})
+		}
+		if err := both.holds(got); err != nil {
+			w.t.Fatalf("step %d: %s: left content that was neither there nor written: %v", w.now(), what, err)
+		}
+		w.model[n] = got
+		w.wrote(n)
+	}
+	w.done(what)
+	if after := w.steps[len(w.steps)-1].lines; after != before {
+		w.t.Fatalf("step %d: %s: and yet it changed something: %s", w.now(), what, firstDifference(after, before))
+	}
+}
+
+func (w *workload) tryOne() bool {
+	w.t.Helper()
+	k := w.rng.IntN(100)
+	switch {
+	case k < 10:
+		return w.create()
+	case k < 14:
+		return w.make()
+	case k < 18:
+		return w.link()
+	case k < 26:
+		return w.remove()
+	case k < 36:
+		return w.rename()
+	case k < 46:
+		return w.attributes()
+	case k < 61:
+		return w.write()
+	case k < 64:
+		return w.rewrite()
+	case k < 68:
+		return w.shrinkAndGrow()
+	case k < 72:
+		return w.resize()
+	case k < 76:
+		return w.allocate()
+	case k < 88:
+		return w.syncFile()
+	case k < 93:
+		return w.syncDir()
+	case k < 94:
+		return w.syncAll()
+	case k < 97:
+		return w.tmpfile()
+	case k < 99:
+		return w.replace()
+	default:
+		return w.background()
+	}
+}
+
+// background has the journal synced behind what goes on, and what comes of it
+// done, as a timer has every second.
+func (w *workload) background() bool {
+	w.u.SyncSoon()
+	if w.rng.IntN(2) == 0 {
+		time.Sleep(2 * time.Millisecond)
+	}
+	return true
+}
+
+func (w *workload) fail(what string, err error) {
+	w.t.Helper()
+	if err != nil && w.tolerate != nil && w.tolerate(err) {
+		panic(opError{what, err})
+	}
+	w.t.Fatalf("step %d: %s: %v", w.now(), what, err)
+}
+
+// changes tells that the content of n is about to become b.
+func (w *workload) changes(n cow.Node, b []byte) { w.changing, w.attempt = n, b }
+
+// changed tells that it has.
+func (w *workload) changed() {
+	w.model[w.changing] = w.attempt
+	w.wrote(w.changing)
+	w.changing = 0
+}
+
+func (w *workload) create() bool {
+	d, name := w.dir(), w.freshName()
+	var a cow.Attr
+	f, err := w.u.CreateFile(crashCaller, d.attr.Node, name, cow.Creation{Mode: index.ModeRegular | 0o644}, &a)
+	if errors.Is(err, syscall.EEXIST) {
+		return false
+	}
+	what := fmt.Sprintf("create %s/%s #%d", d.path, name, a.Node)
+	if err != nil {
+		w.fail(what, err)
+	}
+	w.model[a.Node] = nil
+	w.wrote(a.Node)
+	w.born[a.Node] = w.now()
+	w.keepOrClose(f)
+	w.done(what, d.attr.Node, a.Node)
+	return true
+}
+
+func (w *workload) keepOrClose(f *cow.File) {
+	if w.rng.IntN(3) == 0 && w.open[f.Node()] == nil {
+		w.open[f.Node()] = f
+	} else if err := f.Close(); err != nil {
+		w.fail("close", err)
+	}
+}
+
+func (w *workload) make() bool {
+	d, name := w.dir(), w.freshName()
+	k := [...]cow.Creation{{Mode: index.ModeDir | 0o755}, {Mode: index.ModeDir | 0o755}, {Mode: index.ModeSymlink | 0o777, Target: "to/" + name},
+		{Mode: index.ModeFIFO | 0o600}, {Mode: index.ModeChar | 0o600, Rdev: 259}}[w.rng.IntN(5)]
+	var a cow.Attr
+	err := w.u.Create(crashCaller, d.attr.Node, name, k, &a)
+	if errors.Is(err, syscall.EEXIST) {
+		return false
+	}
+	what := fmt.Sprintf("make %s/%s mode %o #%d", d.path, name, k.Mode, a.Node)
+	if err != nil {
+		w.fail(what, err)
+	}
+	w.born[a.Node] = w.now()
+	w.done(what, d.attr.Node, a.Node)
+	return true
+}
+
+func (w *workload) link() bool {
+	p, d, name := w.any(), w.dir(), w.freshName()
+	if p == nil || p.isDir() {
+		return false
+	}
+	var a cow.Attr
+	err := w.u.Link(p.attr.Node, d.attr.Node, name, &a)
+	if errors.Is(err, syscall.EEXIST) {
+		return false
+	}
+	what := fmt.Sprintf("link %s to %s/%s", p.path, d.path, name)
+	if err != nil {
+		w.fail(what, err)
+	}
+	w.done(what, d.attr.Node, p.attr.Node)
+	return true
+}
+
+func (w *workload) remove() bool {
+	p := w.any()
+	if p == nil {
+		return false
+	}
+	if p.isRegular() {
+		w.knows(p.attr.Node)
+	}
+	what, err := "remove "+p.path, error(nil)
+	if p.isDir() {
+		err = w.u.Rmdir(p.dir, p.name)
+		if errors.Is(err, syscall.ENOTEMPTY) {
+			return false
+		}
+	} else {
+		err = w.u.Unlink(p.dir, p.name)
+	}
+	if err != nil {
+		w.fail(what, err)
+	}
+	w.orphaned(p)
+	w.done(what, p.dir, p.attr.Node)
+	return true
+}
+
+// orphaned lets go, now or later, of what lost its last name.
+func (w *workload) orphaned(p *place) {
+	if p.attr.Nlink > 1 && !p.isDir() {
+		return
+	}
+	if f := w.open[p.attr.Node]; f != nil {
+		if w.rng.IntN(2) == 0 {
+			return
+		}
+		delete(w.open, p.attr.Node)
+		if err := f.Close(); err != nil {
+			w.fail("close", err)
+		}
+	}
+	w.u.Forget(p.attr.Node)
+}
+
+func (w *workload) rename() bool {
+	p, d := w.any(), w.dir()
+	if p == nil {
+		return false
+	}
+	name, flags := w.freshName(), uint32(0)
+	var over *place
+	if w.rng.IntN(2) == 0 {
+		over = w.any()
+		d, name = &place{attr: cow.Attr{Node: over.dir}, path: filepath.Dir(over.path)}, over.name
+		if w.rng.IntN(3) == 0 {
+			flags = unix.RENAME_EXCHANGE
+		}
+	}
+	what := fmt.Sprintf("rename %s to %s/%s flags %d", p.path, d.path, name, flags)
+	for _, q := range []*place{p, over} {
+		if q != nil && q.isRegular() {
+			w.knows(q.attr.Node)
+		}
+	}
+	var was cow.Attr
+	found, err := w.u.Lookup(d.attr.Node, name, &was)
+	if err != nil {
+		w.fail(what, err)
+	}
+	err = w.u.Rename(crashCaller, p.dir, p.name, d.attr.Node, name, flags)
+	switch {
+	case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.ENOTEMPTY), errors.Is(err, syscall.EISDIR),
+		errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EEXIST):
+		return false
+	case err != nil:
+		w.fail(what, err)
+	}
+	if found && was.Node == p.attr.Node {
+		w.done(what + ", which is the same file")
+		return true
+	}
+	touched := []cow.Node{p.dir, d.attr.Node, p.attr.Node}
+	if found {
+		touched = append(touched, was.Node)
+		if flags == 0 {
+			if p.isRegular() {
+				w.moved[p.attr.Node] = append(w.moved[p.attr.Node], w.now())
+			}
+			w.orphaned(&place{attr: was})
+		}
+	}
+	w.done(what, touched...)
+	return true
+}
+
+func (w *workload) attributes() bool {
+	p := w.pick(func(*place) bool { return true })
+	n, s := p.attr.Node, cow.SetAttr{}
+	if p.isRegular() {
+		w.knows(n)
+	}
+	var a cow.Attr
+	var err error
+	what := "attributes of " + p.path
+	switch w.rng.IntN(5) {
+	case 0:
+		s.Valid, s.Mode = cow.SetMode, uint32(w.rng.IntN(0o1000))
+		err = w.u.SetAttr(crashCaller, n, &s, &a)
+	case 1:
+		s.Valid, s.UID, s.GID = cow.SetUID|cow.SetGID, uint32(w.rng.IntN(1000)), uint32(w.rng.IntN(1000))
+		err = w.u.SetAttr(crashCaller, n, &s, &a)
+	case 2:
+		s.Valid, s.Mtime = cow.SetMtime, cow.Time{int64(w.rng.IntN(1 << 30)), uint32(w.rng.IntN(1e9))}
+		err = w.u.SetAttr(crashCaller, n, &s, &a)
+		if err == nil && p.isRegular() {
+			w.wrote(n)
+		}
+	case 3:
+		err = w.u.SetXattr(n, fmt.Sprintf("user.%d", w.rng.IntN(4)), crashNoise(uint64(n), uint64(w.now()), 0, w.rng.IntN(300)), 0, false)
+	case 4:
+		err = w.u.RemoveXattr(n, fmt.Sprintf("user.%d", w.rng.IntN(4)))
+		if errors.Is(err, syscall.ENODATA) {
+			return false
+		}
+	}
+	if err != nil {
+		w.fail(what, err)
+	}
+	w.done(what, n)
+	return true
+}
+
+func (w *workload) write() bool {
+	p := w.file()
+	n := p.attr.Node
+	w.knows(n)
+	f, done := w.handle(n)
+	defer done()
+	for range 1 + w.rng.IntN(3) {
+		off := int64(w.rng.IntN(len(w.model[n]) + 5000))
+		if w.rng.IntN(3) == 0 {
+			off = int64(len(w.model[n])) // append
+		}
+		size := 1 + w.rng.IntN(1<<w.rng.IntN(17))
+		if off+int64(size) > 2<<20 {
+			continue
+		}
+		b := crashNoise(uint64(n), uint64(w.now()), off, size)
+		w.changes(n, overwrite(w.model[n], b, off))
+		if k, err := f.WriteAt(b, off); err != nil || k != len(b) {
+			w.fail(fmt.Sprintf("write %s at %d, %d bytes: %d", p.path, off, size, k), err)
+		}
+		w.changed()
+		w.done(fmt.Sprintf("write %s #%d [%d,%d)", p.path, n, off, off+int64(size)))
+	}
+	return true
+}
+
+// overwrite returns old with b at off.
+func overwrite(old, b []byte, off int64) []byte {
+	old = resized(old, max(int64(len(old)), off+int64(len(b))))
+	copy(old[off:], b)
+	return old
+}
+
+func resized(old []byte, size int64) []byte {
+	if int64(len(old)) >= size {
+		return slices.Clone(old[:size])
+	}
+	return append(slices.Clone(old), make([]byte, size-int64(len(old)))...)
+}
+
+func (w *workload) resize() bool {
+	p := w.file()
+	n := p.attr.Node
+	w.knows(n)
+	size := int64(0)
+	if w.rng.IntN(3) > 0 {
+		size = int64(w.rng.IntN(len(w.model[n]) + 5000))
+	}
+	w.setSize(p, size)
+	return true
+}
+
+func (w *workload) setSize(p *place, size int64) {
+	n := p.attr.Node
+	var a cow.Attr
+	what := fmt.Sprintf("truncate %s #%d from %d to %d", p.path, n, len(w.model[n]), size)
+	w.changes(n, resized(w.model[n], size))
+	if err := w.u.SetAttr(crashCaller, n, &cow.SetAttr{Valid: cow.SetSize, Size: size}, &a); err != nil {
+		w.fail(what, err)
+	}
+	w.changed()
+	w.done(what)
+}
+
+// rewrite writes all of a file, so that the layer has no more say.
+func (w *workload) rewrite() bool {
+	p := w.file()
+	n := p.attr.Node
+	w.knows(n)
+	if len(w.model[n]) > 400_000 {
+		return false
+	}
+	f, done := w.handle(n)
+	defer done()
+	for lo := 0; lo < len(w.model[n]); lo += 64 << 10 {
+		b := crashNoise(uint64(n), uint64(w.now()), int64(lo), min(64<<10, len(w.model[n])-lo))
+		w.changes(n, overwrite(w.model[n], b, int64(lo)))
+		if _, err := f.WriteAt(b, int64(lo)); err != nil {
+			w.fail("rewrite "+p.path, err)
+		}
+		w.changed()
+		w.done(fmt.Sprintf("rewrite %s #%d [%d,%d)", p.path, n, lo, lo+len(b)))
+	}
+	if w.rng.IntN(2) == 0 {
+		w.setSize(p, int64(w.rng.IntN(len(w.model[n])+1)))
+	}
+	return true
+}
+
+// shrinkAndGrow cuts a file off and makes it longer again: what was cut off
+// must not come back.
+func (w *workload) shrinkAndGrow() bool {
+	p := w.file()
+	n := p.attr.Node
+	w.knows(n)
+	if len(w.model[n]) == 0 {
+		return false
+	}
+	size := int64(w.rng.IntN(len(w.model[n])))
+	w.setSize(p, size)
+	if w.rng.IntN(2) == 0 {
+		w.setSize(p, size+int64(w.rng.IntN(20_000)))
+		return true
+	}
+	f, done := w.handle(n)
+	defer done()
+	off := size + int64(w.rng.IntN(9000))
+	b := crashNoise(uint64(n), uint64(w.now()), off, 1+w.rng.IntN(5000))
+	w.changes(n, overwrite(w.model[n], b, off))
+	if _, err := f.WriteAt(b, off); err != nil {
+		w.fail("write behind the end of "+p.path, err)
+	}
+	w.changed()
+	w.done(fmt.Sprintf("write %s #%d [%d,%d), behind its end", p.path, n, off, off+int64(len(b))))
+	return true
+}
+
+func (w *workload) allocate() bool {
+	p := w.file()
+	n := p.attr.Node
+	w.knows(n)
+	off, size := int64(w.rng.IntN(len(w.model[n])+9000)), int64(1+w.rng.IntN(20_000))
+	mode := [...]uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE,
+		unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE}[w.rng.IntN(5)]
+	what := fmt.Sprintf("fallocate %s #%d mode %#x [%d,%d)", p.path, n, mode, off, off+size)
+	m := w.model[n]
+	if mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
+		m = resized(m, max(int64(len(m)), off+size))
+	} else {
+		m = slices.Clone(m)
+	}
+	if mode&^unix.FALLOC_FL_KEEP_SIZE != 0 && off < int64(len(m)) {
+		clear(m[off:min(off+size, int64(len(m)))])
+	}
+	f, done := w.handle(n)
+	defer done()
+	w.changes(n, m)
+	err := f.Allocate(mode, off, size)
+	if errors.Is(err, syscall.EOPNOTSUPP) && mode&unix.FALLOC_FL_ZERO_RANGE != 0 {
+		return false // a tmpfs has none
+	}
+	if err != nil {
+		w.fail(what, err)
+	}
+	w.changed()
+	w.done(what)
+	return true
+}
+
+func (w *workload) syncFile() bool {
+	p := w.file()
+	if q := w.pick(func(p *place) bool { return p.attr.Node == w.unsynced }); q != nil && w.rng.IntN(2) == 0 {
+		p = q // once more what could not be synced
+	}
+	n := p.attr.Node
+	w.knows(n)
+	dataOnly := w.rng.IntN(2) == 0
+	f, done := w.handle(n)
+	defer done()
+	last := w.now() - 1
+	if err := f.Sync(dataOnly); err != nil {
+		w.unsynced = n
+		w.fail("sync "+p.path, err)
+	}
+	pr := promise{pos: w.pos(), node: n, content: last, names: w.born[n], attrs: -1}
+	if !dataOnly {
+		pr.names, pr.attrs = w.touched[n], last
+	}
+	w.promises = append(w.promises, pr)
+	w.done(fmt.Sprintf("sync %s #%d data only %v", p.path, n, dataOnly))
+	return true
+}
+
+func (w *workload) syncDir() bool {
+	d := w.dir()
+	if err := w.u.SyncDir(d.attr.Node); err != nil {
+		w.fail("sync "+d.path, err)
+	}
+	w.promises = append(w.promises, promise{pos: w.pos(), names: w.touched[d.attr.Node], node: d.attr.Node, attrs: -1})
+	w.done("sync " + d.path)
+	return true
+}
+
+func (w *workload) syncAll() bool {
+	last := w.now() - 1
+	if err := w.u.Sync(); err != nil {
+		w.fail("sync", err)
+	}
+	w.promises = append(w.promises, promise{pos: w.pos(), names: last, content: last, attrs: last})
+	w.done("sync")
+	return true
+}
+
+// tmpfile makes a file without a name, fills it and names it.
+func (w *workload) tmpfile() bool {
+	d, name := w.dir(), w.freshName()
+	var a cow.Attr
+	if found, err := w.u.Lookup(d.attr.Node, name, &a); found || err != nil {
+		return false
+	}
+	f, err := w.u.CreateFile(crashCaller, d.attr.Node, "", cow.Creation{Mode: index.ModeRegular | 0o600}, &a)
+	if err != nil {
+		w.fail("tmpfile", err)
+	}
+	n := a.Node
+	b := crashNoise(uint64(n), uint64(w.now()), 0, w.rng.IntN(20_000))
+	if _, err := f.WriteAt(b, 0); err != nil {
+		w.fail("write a tmpfile", err)
+	}
+	what := fmt.Sprintf("link a tmpfile #%d to %s/%s", n, d.path, name)
+	if err := w.u.Link(n, d.attr.Node, name, &a); err != nil {
+		w.fail(what, err)
+	}
+	w.versions[n] = []version{{step: w.now(), mtime: a.Mtime}} // what was not synced may be lost
+	w.model[n] = b
+	w.wrote(n)
+	w.born[n] = w.now()
+	w.keepOrClose(f)
+	w.done(what, d.attr.Node, n)
+	return true
+}
+
+// replace writes a new file and renames it over an old one, as editors do.
+func (w *workload) replace() bool {
+	p := w.file()
+	tmp := fmt.Sprintf("tmp%d", w.now())
+	w.knows(p.attr.Node)
+	var a cow.Attr
+	f, err := w.u.CreateFile(crashCaller, p.dir, tmp, cow.Creation{Mode: index.ModeRegular | 0o644}, &a)
+	if err != nil {
+		w.fail("create "+tmp, err)
+	}
+	n := a.Node
+	w.model[n] = nil
+	w.wrote(n)
+	w.born[n] = w.now()
+	w.done("create "+tmp, p.dir, n)
+	b := crashNoise(uint64(n), uint64(w.now()), 0, 1+w.rng.IntN(30_000))
+	w.changes(n, b)
+	if _, err := f.WriteAt(b, 0); err != nil {
+		w.fail("write "+tmp, err)
+	}
+	w.changed()
+	w.done("write " + tmp)
+	if err := f.Close(); err != nil {
+		w.fail("close "+tmp, err)
+	}
+	if err := w.u.Rename(crashCaller, p.dir, tmp, p.dir, p.name, 0); err != nil {
+		w.fail("rename "+tmp, err)
+	}
+	w.moved[n] = append(w.moved[n], w.now())
+	w.orphaned(p)
+	w.done(fmt.Sprintf("replace %s by #%d", p.path, n), p.dir, n, p.attr.Node)
+	return true
+}
+
+// reopen closes the upper in order and opens it again.
+func (w *workload) reopen(dir string, fs *unionfs.FS, opt cow.Options) {
+	w.t.Helper()
+	for n, f := range w.open {
+		if err := f.Close(); err != nil {
+			w.fail("close", err)
+		}
+		delete(w.open, n)
+	}
+	last := w.now() - 1
+	if err := w.u.Close(); err != nil {
+		w.fail("close the upper", err)
+	}
+	w.promises = append(w.promises, promise{pos: w.pos(), names: last, content: last, attrs: last})
+	u, err := cow.Open(dir, fs, crashChain, opt)
+	if err != nil {
+		w.fail("reopen", err)
+	}
+	w.u = u
+	w.done("reopen")
+	if a, b := w.steps[last].lines, w.steps[last+1].lines; a != b {
+		w.t.Fatalf("reopening in order changed names or attributes: %s", firstDifference(b, a))
+	}
+}
+
+// recordedBoot is the boot in which uppers are recorded.
+const recordedBoot = "recorded"
+
+// maxFailures is where an upper that takes no more changes is left alone.
+const maxFailures = 25
+
+// record runs a workload on a disk that is recorded, and returns both.
+// before is called before each step, if it is not nil: faults are its work.
+func record(t testing.TB, fs *unionfs.FS, seed uint64, ops int, opt cow.Options, before func(*workload, *crashfs.FS)) (*history, *crashfs.Log) {
+	t.Helper()
+	disk, err := crashfs.Mount(memDir(t), crashfs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted := true
+	defer func() {
+		if mounted {
+			disk.Unmount()
+		}
+	}()
+	dir := filepath.Join(disk.Dir, "u")
+	if err := cow.Create(dir, cow.Base{Image: "crash", ChainID: crashChain}); err != nil {
+		t.Fatal(err)
+	}
+	created, err := disk.Pos()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.Log = t.Logf
+	opt.SetBoot(recordedBoot)
+	opt.SetFlush(disk.SyncFS)
+	u, err := cow.Open(dir, fs, crashChain, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorkload(t, u, seed, func() int64 {
+		pos, err := disk.Pos()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pos
+	})
+	w.created, w.began = created, cow.Now()
+	for len(w.steps) < ops && w.failures < maxFailures {
+		if before != nil {
+			before(w, disk)
+		}
+		w.step()
+		if before == nil && w.rng.IntN(150) == 0 {
+			w.reopen(dir, fs, opt)
+		}
+	}
+	if err := disk.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range w.open {
+		f.Close()
+	}
+	if err := w.u.Close(); err != nil && w.failures == 0 {
+		t.Fatal(err)
+	}
+	log, err := disk.Log()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted = false
+	if err := disk.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	return &w.history, log
+}
