@@ -269,6 +269,10 @@ func (u *Upper) newInode(t *tx, c Caller, dir Node, p *inode, k Creation, n Node
 	return i, u.inherit(t, dir, p, n, i, k.Umask)
 }
 
+// SetPassthrough is Options.Passthrough for who knows it only after Open. It is
+// called before anything is made.
+func (u *Upper) SetPassthrough(on bool) { u.opt.Passthrough = on }
+
 // CreateFile makes a regular file and opens it for writing. An empty name
 // makes one without a name (O_TMPFILE).
 func (u *Upper) CreateFile(c Caller, dir Node, name string, k Creation, a *Attr) (*File, error) {
