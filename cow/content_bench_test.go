@@ -164,3 +164,31 @@ func BenchmarkSync(b *testing.B) {
 		}
 	})
 }
+
+// The first byte written to a file of a layer: up to copyWhole it is copied.
+func BenchmarkFirstWrite(b *testing.B) {
+	for _, size := range []int{4 << 10, 32 << 10, copyWhole, copyWhole + 1, 4 << 20} {
+		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
+			files := make([]lowFile, 200)
+			for k := range files {
+				files[k].size, files[k].runs = int64(size), [][2]int64{{0, min(int64(size), 64<<10)}}
+			}
+			fs := lowFS(b, nil, files...)
+			k := len(files)
+			var u *Upper
+			for b.Loop() {
+				if k == len(files) {
+					b.StopTimer()
+					u, k = newContentUpper(b, fs, filepath.Join(memoryDir(b), "u")), 0
+					b.StartTimer()
+				}
+				f := openFile(b, u, Node(k+2))
+				if _, err := f.WriteAt([]byte{1}, int64(size)/2); err != nil {
+					b.Fatal(err)
+				}
+				f.Close()
+				k++
+			}
+		})
+	}
+}
