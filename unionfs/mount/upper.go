@@ -4,8 +4,12 @@ package mount
 
 import (
 	"errors"
+	"os"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -77,6 +81,7 @@ type top struct {
 	keepsOpenDir bool   // ENOSYS to OPENDIR means never ask again; known after INIT
 	kernel       kernel // known after INIT
 	files        fileTable
+	uncapped     atomic.Uint64 // the node that root last took the capabilities of
 	dirs         dirTable
 	forgets      forgets
 }
@@ -239,11 +244,18 @@ func (v *top) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) (st
 func sxTime(t cow.Time) fuse.SxTime { return fuse.SxTime{Sec: uint64(t.Sec), Nsec: t.Nsec} }
 
 // SetAttr changes attributes. One that changes none means that setuid, setgid
-// and capabilities are to be cleared.
+// and capabilities are to be cleared: somebody writes who may not keep them, or
+// there was a chown to nobody. When root writes to a file with capabilities the
+// kernel removes them, and then says the same.
 func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "setattr", in.NodeId, &status)
 	var s cow.SetAttr
 	changes(in, &s)
+	if in.Caller.Uid != 0 {
+		v.dropGroupID(in, &s)
+	} else if v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid == 0 {
+		s.Valid = 0 // root writes: what it takes is gone, setuid and setgid stay
+	}
 	var a cow.Attr
 	if err := v.u.SetAttr(caller(&in.InHeader), cow.Node(in.NodeId), &s, &a); err != nil {
 		return v.errno("setattr", in.NodeId, err)
@@ -290,6 +302,37 @@ func changes(in *fuse.SetAttrIn, s *cow.SetAttr) {
 		s.Valid |= cow.SetCtime
 		s.Ctime = timeOf(false, in.Ctime, in.Ctimensec)
 	}
+}
+
+// dropGroupID adds to s what the kernel does not tell: it has a setgid that lets
+// no group execute cleared too, unless the caller is of that group.
+func (v *top) dropGroupID(in *fuse.SetAttrIn, s *cow.SetAttr) {
+	if s.Valid&cow.KillPriv == 0 || s.Valid&cow.SetMode != 0 {
+		return
+	}
+	const bits = syscall.S_IFMT | syscall.S_ISGID | syscall.S_IXGRP
+	var was cow.Attr
+	if err := v.u.Attr(cow.Node(in.NodeId), &was); err != nil || was.Mode&bits != syscall.S_IFREG|syscall.S_ISGID {
+		return
+	}
+	if !inGroup(&in.Caller, was.GID) {
+		s.Valid |= cow.SetMode
+		s.Mode = was.Mode & 0o7777 &^ (syscall.S_ISUID | syscall.S_ISGID)
+	}
+}
+
+// inGroup reports whether c is of a group.
+func inGroup(c *fuse.Caller, gid uint32) bool {
+	if c.Gid == gid {
+		return true
+	}
+	status, _ := os.ReadFile("/proc/" + strconv.FormatUint(uint64(c.Pid), 10) + "/status")
+	for line := range strings.Lines(string(status)) {
+		if list, ok := strings.CutPrefix(line, "Groups:"); ok {
+			return slices.Contains(strings.Fields(list), strconv.FormatUint(uint64(gid), 10))
+		}
+	}
+	return false
 }
 
 // timeOf returns the current time, or the given one.

@@ -98,6 +98,14 @@ func TestUpperKillsPrivileges(t *testing.T) {
 		if m := mode(t, path) & 0o7777; m != 0o4755 {
 			t.Errorf("root's write: mode %o", m)
 		}
+		must(t, unix.Setxattr(path, capabilityXattr, capability, 0))
+		must(t, os.WriteFile(path, []byte("z"), 0))
+		if m := mode(t, path) & 0o7777; m != 0o4755 {
+			t.Errorf("root's write to a file with capabilities: mode %o", m)
+		}
+		if _, err := unix.Getxattr(path, capabilityXattr, nil); err != unix.ENODATA {
+			t.Errorf("root's write: capabilities: %v", err)
+		}
 		must(t, os.Chown(path, 5, 5))
 		if m := mode(t, path) & 0o7777; m != 0o755 {
 			t.Errorf("chown: mode %o", m)
@@ -106,6 +114,19 @@ func TestUpperKillsPrivileges(t *testing.T) {
 		must(t, os.Chown(path, -1, -1))
 		if m := mode(t, path) & 0o7777; m != 0o755 {
 			t.Errorf("chown to nobody: mode %o", m)
+		}
+		must(t, os.WriteFile(dir+"/locks", []byte("some bytes"), 0o666))
+		must(t, unix.Chmod(dir+"/locks", 0o2666)) // setgid that lets no group execute
+		h.do("open f rw %s/locks", dir)
+		h.do("write f 0 x")
+		if m := mode(t, dir+"/locks") & 0o7777; m != 0o666 {
+			t.Errorf("setgid of another's group: mode %o", m)
+		}
+		must(t, os.Chown(dir+"/locks", -1, user))
+		must(t, unix.Chmod(dir+"/locks", 0o2666))
+		h.do("write f 0 x")
+		if m := mode(t, dir+"/locks") & 0o7777; m != 0o2666 {
+			t.Errorf("setgid of one's own group: mode %o", m)
 		}
 		must(t, os.Mkdir(dir+"/d", 0o755))
 		must(t, unix.Chmod(dir+"/d", 0o2755))

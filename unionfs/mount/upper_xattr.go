@@ -93,5 +93,9 @@ func (v *top) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, valu
 // RemoveXAttr removes an extended attribute.
 func (v *top) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "removexattr", h.NodeId, &status)
-	return v.errno("removexattr", h.NodeId, v.u.RemoveXattr(cow.Node(h.NodeId), name))
+	err := v.u.RemoveXattr(cow.Node(h.NodeId), name)
+	if err == nil && h.Uid == 0 && name == capabilityXattr {
+		v.uncapped.Store(h.NodeId)
+	}
+	return v.errno("removexattr", h.NodeId, err)
 }
