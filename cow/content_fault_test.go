@@ -128,8 +128,8 @@ func TestFullDisk(t *testing.T) {
 // A first write that finds no room for the copy leaves the file as it was.
 func TestNoRoomForTheFirstWrite(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "u")
-	smallData(t, dir, 64<<10)
-	files := []lowFile{{data: pattern(100 << 10)}, {data: pattern(1 << 20)}}
+	smallData(t, dir, 32<<10)
+	files := []lowFile{{data: pattern(60 << 10)}, {data: pattern(1 << 20)}}
 	u := newContentUpper(t, lowFS(t, nil, files...), dir)
 	big := make([]byte, 80<<10)
 	for k := range files {
