@@ -33,6 +33,7 @@ func MountUpper(dir string, u *cow.Upper, opt Options) (*Server, error) {
 		if !opt.NoPassthrough {
 			depth = passthroughDepth(u)
 		}
+		u.SetPassthrough(depth > 0)
 		v := newTop(u, &opt, depth > 0)
 		return served{raw: v, fs: u.FS(), read: v.read, end: v.end, options: topOptions(set, depth)}, nil
 	})
