@@ -21,7 +21,6 @@ const (
 	SetMtime
 	SetCtime
 	KillPriv // clear setuid, setgid and file capabilities, as a write by a user does
-	KillCap  // clear file capabilities, as a write by root does
 )
 
 // A SetAttr is a change of attributes. "Now" is the caller's to fill in.
@@ -394,7 +393,7 @@ func (u *Upper) change(t *tx, n Node, i *inode, s *SetAttr) (changed bool, err e
 	if valid&(SetUID|SetGID) != 0 && valid&SetMode == 0 && !i.isDir() {
 		valid |= KillPriv // chown_common of Linux
 	}
-	if valid&(KillPriv|KillCap|SetSize) != 0 && !i.isDir() {
+	if valid&(KillPriv|SetSize) != 0 && !i.isDir() {
 		// File capabilities go with any change of content, whoever makes it.
 		if changed, err = u.dropCapability(t, n, &was, i); err != nil {
 			return false, err

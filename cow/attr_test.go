@@ -62,7 +62,6 @@ func TestPrivileges(t *testing.T) {
 		{"chmod with chown sets what it says", 0o104711, SetAttr{Valid: SetMode | SetUID, Mode: 0o6755}, 0o106755, "c"},
 		{"a write takes both", 0o106755, SetAttr{Valid: KillPriv}, 0o100755, "-"},
 		{"a write spares the sticky bit", 0o101755, SetAttr{Valid: KillPriv}, 0o101755, "-"},
-		{"a write by root takes capabilities", 0o106755, SetAttr{Valid: KillCap}, 0o106755, "-"},
 		{"times take nothing", 0o106755, SetAttr{Valid: SetMtime | SetAtime}, 0o106755, "c"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
