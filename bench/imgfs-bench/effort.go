@@ -10,11 +10,13 @@ import (
 	"strings"
 )
 
-// An effort is what a server spent: a hint at what to make better. Reads and
+// An effort is what was spent: a hint at what to make better. On a machine with
+// other work CPU time says more than what the clock says. Reads and
 // writes are system calls: one read and one write for each request of the
 // kernel, and what the server does with its own files.
 type effort struct {
-	CPU    float64 `json:"cpu"` // s
+	Worker float64 `json:"worker"` // s of CPU, of who asked: the kernel's work is in it
+	CPU    float64 `json:"cpu"`    // s, of the server
 	Reads  float64 `json:"reads"`
 	Writes float64 `json:"writes"`
 	MB     float64 `json:"mb"` // that it had written to disk
@@ -48,7 +50,7 @@ func effortOf(pid int) (e effort) {
 }
 
 func (e effort) minus(o effort) effort {
-	return effort{e.CPU - o.CPU, e.Reads - o.Reads, e.Writes - o.Writes, e.MB - o.MB}
+	return effort{e.Worker - o.Worker, e.CPU - o.CPU, e.Reads - o.Reads, e.Writes - o.Writes, e.MB - o.MB}
 }
 
 // anonOf returns the anonymous memory of a process in MiB; 0 if it is gone.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -145,25 +147,53 @@ func (t *table) print(w io.Writer, rows []writeRow) {
 		fmt.Fprintf(tw, "\t%s\n", l.verdict(r))
 	})
 	tw.Flush()
-	fmt.Fprint(w, "\nWhat the servers spent: reads and writes are system calls, MB go to disk.\n\n")
-	fmt.Fprintln(tw, "row\tfigure\tserver\tCPU\treads\twrites\tMB")
+	t.printEfforts(w, rows)
+}
+
+// printEfforts says what it took, and how much more CPU than the peers' it was.
+func (t *table) printEfforts(w io.Writer, rows []writeRow) {
+	fmt.Fprint(w, "\nWhat it took: s of CPU of the program that asked and of the server; system calls of the server; MB that it had written; all CPU against imgfs's.\n\n")
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "row\tfigure\tsystem\tasker\tserver\treads\twrites\tMB\timgfs / it")
 	t.each(rows, func(r writeRow, l *line) {
-		for _, system := range r.systems {
-			if f := l.Efforts[system]; len(f) > 0 && f[0].Reads > 0 {
-				of := func(get func(effort) float64) float64 {
-					var v []float64
-					for _, e := range f {
-						v = append(v, get(e))
-					}
-					return median(v)
-				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s s\t%.0f\t%.0f\t%s\n", r.name, l.Name, system,
-					number(of(func(e effort) float64 { return e.CPU })), of(func(e effort) float64 { return e.Reads }),
-					of(func(e effort) float64 { return e.Writes }), number(of(func(e effort) float64 { return e.MB })))
+		ours := total(l.Efforts[r.systems[0]])
+		for system, f := range sorted(l.Efforts) {
+			of := func(get func(effort) float64) float64 { return medianOf(f, get) }
+			ratio := ""
+			if system != r.systems[0] && ours > 0 {
+				ratio = fmt.Sprintf("%.2f", ours/total(f))
 			}
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%.0f\t%.0f\t%s\t%s\n", r.name, l.Name, system,
+				number(of(func(e effort) float64 { return e.Worker })), number(of(func(e effort) float64 { return e.CPU })),
+				of(func(e effort) float64 { return e.Reads }), of(func(e effort) float64 { return e.Writes }),
+				number(of(func(e effort) float64 { return e.MB })), ratio)
 		}
 	})
 	tw.Flush()
+}
+
+// total is the CPU time of a step, whoever spent it.
+func total(efforts []effort) float64 {
+	return medianOf(efforts, func(e effort) float64 { return e.Worker + e.CPU })
+}
+
+func medianOf(efforts []effort, get func(effort) float64) float64 {
+	var v []float64
+	for _, e := range efforts {
+		v = append(v, get(e))
+	}
+	return median(v)
+}
+
+// sorted goes through a map by its keys.
+func sorted[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			if !yield(k, m[k]) {
+				return
+			}
+		}
+	}
 }
 
 // each calls f for each line of each row.

@@ -115,8 +115,10 @@ func child(name, dir string) error {
 		if _, err := in.ReadString('\n'); err != nil {
 			return err
 		}
-		start := time.Now()
-		say := func(name string) { fmt.Printf("%q %.9f\n", name, time.Since(start).Seconds()) }
+		start, spent := time.Now(), cpuTime()
+		say := func(name string) {
+			fmt.Printf("%q %.9f %.9f\n", name, time.Since(start).Seconds(), cpuTime()-spent)
+		}
 		err := s.run(dir, say)
 		if errno := unix.Errno(0); errors.As(err, &errno) {
 			fmt.Printf("%q errno: %s\n", s.name, unix.ErrnoName(errno))
@@ -128,6 +130,18 @@ func child(name, dir string) error {
 		say(s.name)
 	}
 	return nil
+}
+
+// cpuTime returns the seconds that this process and what it ran have computed.
+func cpuTime() float64 {
+	sum := 0.0
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if unix.Getrusage(who, &u) == nil {
+			sum += float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+		}
+	}
+	return sum
 }
 
 func statOf(name string) error {

@@ -84,7 +84,7 @@ func TestTable(t *testing.T) {
 	table.refused("create", theTime, overlayIs, "EXDEV")
 	var out bytes.Buffer
 	table.print(&out, rows)
-	for _, want := range []string{"1.50 × memfs ≤ 1.3 MISSED", "fuse-overlayfs ≤ 1: not measured", "0.25 s", "200"} {
+	for _, want := range []string{"1.50 × memfs ≤ 1.3 MISSED", "fuse-overlayfs ≤ 1: not measured", "0.25", "200"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}

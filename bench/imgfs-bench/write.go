@@ -248,14 +248,16 @@ func (b *writeBench) workAt(r writeRow, system string, m *mounted) error {
 			}
 		}
 		at := effortOf(m.pid)
-		figures, errno, err := w.do(step)
+		figures, worked, errno, err := w.do(step)
 		if err != nil {
 			return errors.Join(err, w.end())
 		}
 		for _, f := range figures {
 			b.table.add(r.name, f.name, system, f.seconds)
 		}
-		b.table.effort(r.name, step, system, effortOf(m.pid).minus(at))
+		spent := effortOf(m.pid).minus(at)
+		spent.Worker = worked
+		b.table.effort(r.name, step, system, spent)
 		if errno != "" {
 			b.table.refused(r.name, step, system, errno)
 		}
@@ -347,32 +349,31 @@ func (w *worker) ready() (step string, cold, ok bool, err error) {
 	return step, cold, err == nil, err
 }
 
-// do lets the worker do a step and reads its figures, or with which errno it
-// could not.
-func (w *worker) do(step string) (figures []figure, errno string, err error) {
+// do lets the worker do a step and reads its figures and how long it computed,
+// or with which errno it could not.
+func (w *worker) do(step string) (figures []figure, cpu float64, errno string, err error) {
 	if _, err := io.WriteString(w.in, "go\n"); err != nil {
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	for {
 		line, err := w.out.ReadString('\n')
 		if err != nil {
-			return nil, "", fmt.Errorf("%s: %w: %s", step, err, strings.TrimSpace(w.errs.String()))
+			return nil, 0, "", fmt.Errorf("%s: %w: %s", step, err, strings.TrimSpace(w.errs.String()))
 		}
-		var name string
-		if _, err := fmt.Sscanf(line, "%q", &name); err != nil {
-			return nil, "", fmt.Errorf("%q: %w", line, err)
+		var f figure
+		if _, err := fmt.Sscanf(line, "%q", &f.name); err != nil {
+			return nil, 0, "", fmt.Errorf("%q: %w", line, err)
 		}
-		rest := strings.TrimSpace(strings.TrimPrefix(line, strconv.Quote(name)))
+		rest := strings.TrimSpace(strings.TrimPrefix(line, strconv.Quote(f.name)))
 		if errno, ok := strings.CutPrefix(rest, "errno: "); ok {
-			return figures, errno, nil
+			return figures, 0, errno, nil
 		}
-		seconds, err := strconv.ParseFloat(rest, 64)
-		if err != nil {
-			return nil, "", err
+		if _, err := fmt.Sscan(rest, &f.seconds, &cpu); err != nil {
+			return nil, 0, "", fmt.Errorf("%q: %w", line, err)
 		}
-		figures = append(figures, figure{name, seconds})
-		if name == step {
-			return figures, "", nil
+		figures = append(figures, f)
+		if f.name == step {
+			return figures, cpu, "", nil
 		}
 	}
 }
