@@ -17,6 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// farOff lies behind what a record holds: a byte there takes a data file.
+const farOff = 100_000
+
 func TestDataName(t *testing.T) {
 	for _, n := range []Node{1, FirstOwn, 0x123456789abcdef0} {
 		if got, want := dataName(n), fmt.Sprintf("%02x/%016x", uint8(n>>8), uint64(n)); got != want {
@@ -303,7 +306,7 @@ func TestFailedSyncStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+	if _, err := f.WriteAt([]byte("x"), farOff); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Sync(true); err != nil {
@@ -334,7 +337,7 @@ func TestFailedSyncStays(t *testing.T) {
 func TestMissingDataFile(t *testing.T) {
 	u := newContentUpper(t, lowFS(t, nil, lowFile{data: pattern(10)}), filepath.Join(t.TempDir(), "u"))
 	f := openFile(t, u, 2)
-	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+	if _, err := f.WriteAt([]byte("x"), farOff); err != nil {
 		t.Fatal(err)
 	}
 	f.c.closeFD()
@@ -355,7 +358,7 @@ func TestMissingDataFile(t *testing.T) {
 func TestSweepData(t *testing.T) {
 	u := newContentUpper(t, lowFS(t, nil, lowFile{data: pattern(10)}, lowFile{data: pattern(10)}), filepath.Join(t.TempDir(), "u"))
 	f := openFile(t, u, 2)
-	if _, err := f.WriteAt([]byte("x"), 0); err != nil {
+	if _, err := f.WriteAt([]byte("x"), farOff); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
