@@ -256,6 +256,9 @@ func (v *view) fromTree(n Node) (*inode, error) {
 	if err := v.fs.Tree.Node(index.NodeID(n), &t); err != nil {
 		return nil, err
 	}
+	if a.Mtime.Nsec >= 1e9 { // no record can say so
+		return nil, fmt.Errorf("%w: node %d has %d nanoseconds", index.ErrCorrupt, n, a.Mtime.Nsec)
+	}
 	i := &inode{
 		mode: a.Mode, nlink: a.Nlink, uid: a.UID, gid: a.GID, rdev: a.Rdev,
 		size:  a.Size,
@@ -330,6 +333,11 @@ func (u *Upper) parent(n Node) (Node, error) {
 
 // SetAttr changes attributes and fills a with what they are then.
 func (u *Upper) SetAttr(c Caller, n Node, s *SetAttr, a *Attr) error {
+	for _, t := range [...]*Time{&s.Atime, &s.Mtime, &s.Ctime} {
+		if t.Nsec >= 1e9 {
+			return syscall.EINVAL
+		}
+	}
 	if s.Valid&SetSize != 0 {
 		if err := u.setSize(n, s.Size); err != nil {
 			return err

@@ -170,6 +170,22 @@ func TestSizeErrors(t *testing.T) {
 	}
 }
 
+func TestTimeErrors(t *testing.T) {
+	m := over(t, "f")
+	before := m.attr("f")
+	for _, s := range []SetAttr{
+		{Valid: SetAtime, Atime: Time{0, 1e9}}, {Valid: SetMtime, Mtime: Time{0, 1e9}}, {Valid: SetCtime, Ctime: Time{0, 1<<32 - 1}},
+	} {
+		var a Attr
+		if err := m.SetAttr(testCaller, m.node("f"), &s, &a); err != syscall.EINVAL {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+	if got := m.attr("f"); got != before {
+		t.Errorf("got %+v, want %+v", got, before)
+	}
+}
+
 func TestNoSuchNode(t *testing.T) {
 	m := over(t, "f")
 	for _, n := range []Node{0, 3, FirstOwn - 1, FirstOwn, 1 << 40, 1<<64 - 1} {
