@@ -32,6 +32,9 @@ func init() {
 			return result(unix.Linkat(unix.AT_FDCWD, o.P, unix.AT_FDCWD, o.Q, o.Flags))
 		},
 		"rename": func(_ *side, o *op) string {
+			if o.Flags&unix.RENAME_WHITEOUT != 0 && isDir(o.P) {
+				return "a directory" // where that fails, ext4 moves times all the same
+			}
 			return result(unix.Renameat2(unix.AT_FDCWD, o.P, unix.AT_FDCWD, o.Q, uint(o.Flags)))
 		},
 		"chmod":    func(_ *side, o *op) string { return result(unix.Chmod(o.P, o.Mode)) },
@@ -92,6 +95,11 @@ func init() {
 		"copyrange":  execCopyRange,
 		"futimens":   onFD(execFutimens),
 	}
+}
+
+func isDir(name string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // onFD wraps what needs only a held descriptor.

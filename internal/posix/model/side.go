@@ -3,13 +3,12 @@
 package model
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"runtime"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -195,17 +194,21 @@ func list(fd, bufSize, limit int) ([]dirent, error) {
 			break
 		}
 		for b := buf[:n]; len(b) > 0; {
-			d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
-			name := b[unsafe.Offsetof(d.Name):d.Reclen]
-			if z := slices.Index(name, 0); z >= 0 {
-				name = name[:z]
-			}
-			all = append(all, dirent{string(name), d.Ino, d.Off, d.Type})
-			b = b[d.Reclen:]
+			d, size := parseDirent(b)
+			all = append(all, d)
+			b = b[size:]
 		}
 	}
-	runtime.KeepAlive(buf)
 	return all, nil
+}
+
+// parseDirent reads a linux_dirent64 and returns its size.
+func parseDirent(b []byte) (d dirent, size int) {
+	ne := binary.NativeEndian
+	d.ino, d.next, size, d.typ = ne.Uint64(b), int64(ne.Uint64(b[8:])), int(ne.Uint16(b[16:])), b[18]
+	name := b[19:size]
+	d.name = string(name[:slices.Index(name, 0)])
+	return d, size
 }
 
 func names(all []dirent) []string {

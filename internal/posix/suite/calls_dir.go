@@ -3,12 +3,12 @@
 package suite
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,11 +42,12 @@ func (e *env) getdents(fd, size int) []dirent {
 	e.must(err)
 	var out []dirent
 	for b := buf[:n]; len(b) > 0; {
-		d := (*unix.Dirent)(unsafe.Pointer(&b[0]))
-		name := b[unsafe.Offsetof(d.Name):d.Reclen]
+		ne := binary.NativeEndian // linux_dirent64
+		size := ne.Uint16(b[16:])
+		name := b[19:size]
 		name = name[:slices.Index(name, 0)]
-		out = append(out, dirent{string(name), d.Ino, d.Off, d.Type})
-		b = b[d.Reclen:]
+		out = append(out, dirent{string(name), ne.Uint64(b), int64(ne.Uint64(b[8:])), b[18]})
+		b = b[size:]
 	}
 	return out
 }
