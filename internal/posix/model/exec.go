@@ -355,6 +355,10 @@ func execPwrite(fd int, o *op) string {
 }
 
 func execRead(fd int, o *op) string {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return "a directory" // EISDIR, or EINVAL where its offset is a big number
+	}
 	buf := aligned(int(o.Len))
 	n, err := unix.Read(fd, buf)
 	return tell(err, "%s", sum(buf[:max(n, 0)]))
