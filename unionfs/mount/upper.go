@@ -179,14 +179,15 @@ func (v *top) handle(n cow.Node, name string, out *fuse.EntryOut) fuse.Status {
 func (v *top) entry(a *cow.Attr, out *fuse.EntryOut) {
 	out.NodeId = uint64(a.Node)
 	out.EntryValid = forever
-	out.AttrValid = v.valid(a.Node)
+	out.AttrValid = v.valid(a)
 	fill(a, &out.Attr)
 }
 
-// valid returns how long the kernel may keep the attributes of n. A store to a
-// file that is mapped past us changes its time without a word.
-func (v *top) valid(n cow.Node) uint64 {
-	if v.files.written(n) {
+// valid returns how long the kernel may keep attributes. A store to a file that
+// is mapped past us changes its times without a word, but one without a byte has
+// to grow first, and the kernel asks again then.
+func (v *top) valid(a *cow.Attr) uint64 {
+	if a.Size > 0 && v.files.written(a.Node) {
 		return 0
 	}
 	return forever
@@ -217,7 +218,7 @@ func (v *top) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 }
 
 func (v *top) attr(a *cow.Attr, out *fuse.AttrOut) {
-	out.AttrValid = v.valid(a.Node)
+	out.AttrValid = v.valid(a)
 	fill(a, &out.Attr)
 }
 
@@ -228,7 +229,7 @@ func (v *top) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) (st
 	if err := v.u.Attr(cow.Node(in.NodeId), &a); err != nil {
 		return v.errno("statx", in.NodeId, err)
 	}
-	out.AttrValid = v.valid(a.Node)
+	out.AttrValid = v.valid(&a)
 	out.Statx = fuse.Statx{
 		Mask: unix.STATX_BASIC_STATS | unix.STATX_BTIME, Blksize: blockSize,
 		Nlink: a.Nlink, Uid: a.UID, Gid: a.GID, Mode: uint16(a.Mode), Ino: uint64(a.Node),

@@ -198,13 +198,14 @@ func writes(flags uint32) bool { return flags&syscall.O_ACCMODE != syscall.O_RDO
 // kernel would ask for it before it finds out that the file is a running program.
 func (v *top) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "open", in.NodeId, &status)
-	return v.errno("open", in.NodeId, v.open(cow.Node(in.NodeId), nil, writes(in.Flags), out))
+	return v.errno("open", in.NodeId, v.open(cow.Node(in.NodeId), nil, false, writes(in.Flags), out))
 }
 
-// open opens n; fresh is its file where it was just made.
-func (v *top) open(n cow.Node, fresh *cow.File, write bool, out *fuse.OpenOut) error {
+// open opens n. Where it was just made fresh is its file, and clean says that it
+// has neither setuid nor setgid.
+func (v *top) open(n cow.Node, fresh *cow.File, clean, write bool, out *fuse.OpenOut) error {
 	o := v.files.take(n)
-	if err := v.openAs(o, fresh, write); err != nil {
+	if err := v.openAs(o, fresh, clean, write); err != nil {
 		v.files.release(v, o)
 		return err
 	}
@@ -221,7 +222,7 @@ func (v *top) open(n cow.Node, fresh *cow.File, write bool, out *fuse.OpenOut) e
 
 // openAs opens o's file for what is asked, and decides how its content is
 // read and written if that is not decided.
-func (v *top) openAs(o *openFile, fresh *cow.File, write bool) error {
+func (v *top) openAs(o *openFile, fresh *cow.File, clean, write bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f := fresh
@@ -240,7 +241,7 @@ func (v *top) openAs(o *openFile, fresh *cow.File, write bool) error {
 	}
 	if !o.decided {
 		if v.passthrough {
-			v.pass(o, f, write, fresh != nil)
+			v.pass(o, f, fresh != nil, write && !clean)
 		}
 		o.decided = true
 	}
@@ -252,10 +253,11 @@ func (v *top) openAs(o *openFile, fresh *cow.File, write bool) error {
 }
 
 // pass has the kernel read and write o's data file itself if it takes no byte
-// from a layer. A file whose privileges a write must clear comes to us. What
-// the kernel holds of a file that might have been written past its pages is
-// dropped. Preconditions: o.mu is held, and this is o's first open.
-func (v *top) pass(o *openFile, f *cow.File, write, fresh bool) {
+// from a layer. kills says that a write would have to clear privileges, if there
+// are some: it comes to us then. What the kernel holds of a file that might have
+// been written past its pages is dropped. Preconditions: o.mu is held, and this
+// is o's first open.
+func (v *top) pass(o *openFile, f *cow.File, fresh, kills bool) {
 	var fd int
 	var ok bool
 	var err error
@@ -267,7 +269,7 @@ func (v *top) pass(o *openFile, f *cow.File, write, fresh bool) {
 	if err == nil && !ok {
 		return
 	}
-	if err == nil && !(write && v.hasPrivileges(o.node)) {
+	if err == nil && !(kills && v.hasPrivileges(o.node)) {
 		id, errno := v.kernel.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
 		if errno == 0 {
 			o.passed, o.fd, o.backing = true, fd, id
@@ -306,7 +308,8 @@ func (v *top) createFile(op string, in *fuse.CreateIn, name string, out *fuse.Cr
 	k := cow.Creation{Mode: index.ModeRegular | in.Mode&0o7777, Umask: in.Umask}
 	f, err := v.u.CreateFile(caller(&in.InHeader), cow.Node(in.NodeId), name, k, &a)
 	if err == nil {
-		err = v.open(a.Node, f, writes(in.Flags), &out.OpenOut)
+		clean := a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0
+		err = v.open(a.Node, f, clean, writes(in.Flags), &out.OpenOut)
 	}
 	if err != nil {
 		return v.errno(op, in.NodeId, err)

@@ -392,3 +392,59 @@ func TestUpperListing(t *testing.T) {
 		check("rmdir")
 	})
 }
+
+// However a mount ends, also with files open, nothing of it uses the upper
+// afterwards, and what was written is there.
+func TestUpperUnmounts(t *testing.T) {
+	needFUSE(t)
+	if !currentCredentials().canMount {
+		t.Skip("a user cannot unmount lazily")
+	}
+	control := t.TempDir()
+	if err := unix.Mount("fusectl", control, "fusectl", 0, ""); err != nil {
+		t.Skip(err) // before anything is open: it could not be closed
+	}
+	defer unix.Unmount(control, 0)
+	abort := func(s *Server) error {
+		name := fmt.Sprintf("%s/%d/abort", control, unix.Minor(s.dev))
+		return errors.Join(os.WriteFile(name, []byte("1"), 0), unix.Unmount(s.dir, unix.MNT_DETACH))
+	}
+	lazily := func(s *Server) error { return unix.Unmount(s.dir, unix.MNT_DETACH) }
+	ways(t, func(t *testing.T, opt Options) {
+		for name, end := range map[string]func(*Server) error{"lazily": lazily, "aborted": abort} {
+			t.Run(name, func(t *testing.T) {
+				u := newUpper(t, everything())
+				dir := t.TempDir()
+				opt.Log = t.Logf
+				s, err := MountUpper(dir, u, opt)
+				must(t, err)
+				kept, err := os.Create(dir + "/kept")
+				must(t, err)
+				_, err = kept.WriteString("kept")
+				must(t, err)
+				must(t, kept.Sync())
+				gone, err := os.Create(dir + "/gone")
+				must(t, err)
+				_, err = gone.WriteString("gone")
+				must(t, err)
+				must(t, os.Remove(dir+"/gone"))
+				image, err := os.Open(dir + "/suid")
+				must(t, err)
+				must(t, end(s))
+				for _, f := range []*os.File{kept, gone, image} {
+					f.Close()
+				}
+				waits(t, s)
+				for _, name := range openFiles(t) {
+					if strings.Contains(name, "/upper/data/") {
+						t.Errorf("%s stays open", name)
+					}
+				}
+				dir, _ = mountedUpper(t, u, opt)
+				if b, err := os.ReadFile(dir + "/kept"); string(b) != "kept" {
+					t.Errorf("%q, %v", b, err)
+				}
+			})
+		}
+	})
+}
