@@ -65,7 +65,7 @@ func (f *File) Allocate(mode uint32, off, n int64) error {
 
 func (c *content) allocateLocal(mode uint32, off, n int64) error {
 	if !c.hasData {
-		if err := c.makeEmpty(); err != nil {
+		if err := c.makeFile(); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@
 package cow
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,7 +18,7 @@ const maxSize = 1<<44 - blockSize
 // content is what is shared by all that have one regular file open, or change
 // its content. Where bytes come from:
 //
-//	local             the data file, or nowhere: then the file is empty
+//	local             the data file, or the record where there is none
 //	block in the map  the data file; behind its end zeros
 //	below lower       the layer
 //	else              zeros
@@ -37,6 +38,7 @@ type content struct {
 	hasData bool       // there is a data file; guarded by mu
 	size    int64      // unless local; guarded by mu
 	lower   int64      // of a local file not 0: see cut; guarded by mu
+	inline  string     // all of a local file without a data file; guarded by mu
 	stale   bool       // the data file may have bytes behind size; guarded by mu
 	gap     uint64     // every block below it is in the map; guarded by mu
 
@@ -56,31 +58,44 @@ type content struct {
 	forgotten bool // Forget came while it was open; guarded by Upper.mu
 }
 
-// fileLocked returns what the record of the regular file n says, made from the
-// tree if there is none, and in low the layer's file. Preconditions: u.mu is held.
-func (u *Upper) fileLocked(n Node, low *index.Node) (size, lower int64, flags uint32, err error) {
+// loadLocked sets what the record of the regular file c says, or the tree if
+// there is none. Preconditions: u.mu is held.
+func (u *Upper) loadLocked(c *content) error {
+	n, low := c.node, &c.low
 	i, err := u.known(n)
 	if err != nil {
-		return 0, 0, 0, err
+		return err
 	}
 	if i != nil && !i.isRegular() {
-		return 0, 0, 0, syscall.EINVAL
+		return syscall.EINVAL
 	}
 	if n < FirstOwn && (i == nil || i.flags&flagLocal == 0) {
 		if err := u.fs.Tree.Node(index.NodeID(n), low); err != nil {
-			return 0, 0, 0, &belowError{err}
+			return &belowError{err}
 		}
 		if !low.IsRegular() {
-			return 0, 0, 0, syscall.EINVAL
+			return syscall.EINVAL
 		}
 		if low.Size < 0 {
-			return 0, 0, 0, &belowError{index.ErrCorrupt}
+			return &belowError{index.ErrCorrupt}
 		}
 	}
 	if i == nil {
-		return low.Size, low.Size, 0, nil
+		c.size, c.lower = low.Size, low.Size
+		return nil
 	}
-	return i.size, i.lower, i.flags, nil
+	c.size, c.lower = i.size, i.lower
+	c.local, c.hasData = i.flags&flagLocal != 0, i.flags&flagData != 0
+	switch {
+	case c.local && !c.hasData && i.size != int64(len(i.tail)):
+		return fmt.Errorf("%w: file of size %d with %d bytes", ErrDamaged, i.size, len(i.tail))
+	case c.local:
+		c.inline = i.tail
+	default:
+		c.lower = min(c.lower, low.Size)
+		c.stale = c.hasData
+	}
+	return nil
 }
 
 // acquire returns the content of the regular file n, ESTALE if that is gone.
@@ -97,15 +112,8 @@ func (u *Upper) acquireLocked(n Node) (*content, error) {
 		return c, nil
 	}
 	c := &content{u: u, node: n, fd: -1, refs: 1}
-	size, lower, flags, err := u.fileLocked(n, &c.low)
-	if err != nil {
+	if err := u.loadLocked(c); err != nil {
 		return nil, err
-	}
-	c.size, c.lower = size, lower
-	c.local, c.hasData = flags&flagLocal != 0, flags&flagData != 0
-	if !c.local {
-		c.lower = min(c.lower, c.low.Size)
-		c.stale = c.hasData
 	}
 	u.files[n] = c
 	return c, nil
@@ -145,6 +153,7 @@ func (u *Upper) restLocked(c *content) {
 type put struct {
 	local, hasData bool
 	size, lower    int64
+	inline         string // all content, if it is local and has no data file
 	first, count   uint64 // blocks that come into the map
 	barrier        bool   // after a power loss it holds only with the data
 	keepTimes      bool   // mtime and ctime are not set
@@ -156,7 +165,7 @@ func (c *content) commit(p put) error {
 	if err := c.record(p); err != nil {
 		return err
 	}
-	c.local, c.hasData, c.size, c.lower = p.local, p.hasData, p.size, p.lower
+	c.local, c.hasData, c.size, c.lower, c.inline = p.local, p.hasData, p.size, p.lower, p.inline
 	if p.local {
 		c.dropMap()
 	} else if p.count > 0 {
@@ -182,7 +191,7 @@ func (c *content) record(p put) (err error) {
 		}
 		return nil
 	}
-	if p.count == 0 && !p.barrier {
+	if p.count == 0 && !p.barrier && p.hasData {
 		// An overwrite: the clock is coarse, so one frame a tick will do.
 		i, _, err := u.view.record(c.node)
 		if err != nil {
@@ -226,7 +235,7 @@ func (p *put) flags() uint32 {
 // put sets what p says.
 func (i *inode) put(p put, now Time) {
 	i.flags = i.flags&^contentFlags | p.flags()
-	i.size, i.lower = p.size, p.lower
+	i.size, i.lower, i.tail = p.size, p.lower, p.inline
 	if !p.keepTimes {
 		i.mtime, i.ctime = now, now
 	}
@@ -234,7 +243,7 @@ func (i *inode) put(p put, now Time) {
 
 // state returns the put that changes nothing.
 func (c *content) state() put {
-	return put{local: c.local, hasData: c.hasData, size: c.size, lower: c.lower}
+	return put{local: c.local, hasData: c.hasData, size: c.size, lower: c.lower, inline: c.inline}
 }
 
 // buffers are for completing blocks and for copying small files.

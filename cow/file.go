@@ -139,7 +139,7 @@ func (f *File) backing(create bool) (fd int, ok bool, err error) {
 		if !create {
 			return -1, false, nil
 		}
-		if err := c.makeEmpty(); err != nil {
+		if err := c.makeFile(); err != nil {
 			return -1, false, err
 		}
 	}
@@ -279,10 +279,17 @@ func (c *content) read(p []byte, off int64) (int, error) {
 	return len(p), eof
 }
 
-// readData reads from the data file.
+// readData reads from the data file of a file, or what it has instead.
 func (c *content) readData(p []byte, off int64) (int, error) {
 	if !c.hasData {
-		return 0, io.EOF
+		if off >= int64(len(c.inline)) {
+			return 0, io.EOF
+		}
+		n := copy(p, c.inline[off:])
+		if n < len(p) {
+			return n, io.EOF
+		}
+		return n, nil
 	}
 	fd, err := c.lockFD()
 	if err != nil {

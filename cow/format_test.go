@@ -24,7 +24,7 @@ func aChange() []mutation {
 	i := &inode{mode: index.ModeRegular | 0o4755, nlink: 2, uid: 3, gid: 4, flags: flagMixed | flagData | flagXattrs,
 		size: 5, lower: 6, atime: Time{7, 8}, mtime: Time{9, 10}, ctime: Time{11, 12}, btime: Time{-13, 14},
 		parent: 0, origin: origin{15, 16, 17}}
-	link := &inode{mode: index.ModeSymlink | 0o777, nlink: 1, size: 2, target: "to"}
+	link := &inode{mode: index.ModeSymlink | 0o777, nlink: 1, size: 2, tail: "to"}
 	return []mutation{
 		{kind: putInode, node: 2, inode: i},
 		{kind: putInode, node: FirstOwn, inode: link},

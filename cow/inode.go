@@ -34,7 +34,7 @@ func (t Time) Before(o Time) bool { return t.Sec < o.Sec || t.Sec == o.Sec && t.
 const (
 	flagXattrs = 1 << iota // the upper holds all its xattrs: the tree's count no more
 	flagData               // it has a data file
-	flagLocal              // regular: no byte comes from the layer. Without flagData: size zero bytes
+	flagLocal              // regular: no byte comes from the layer. Without flagData the record holds all of them
 	flagMixed              // regular: a data file and a map of the blocks in it
 )
 
@@ -61,7 +61,7 @@ type inode struct {
 
 	parent Node   // directories
 	origin origin // nodes of the tree
-	target string // symlinks of the upper
+	tail   string // of a symlink of the upper its target, of a small local file its content
 
 	seq uint64 // of the frame that put it; in memory only
 }
@@ -80,7 +80,7 @@ func (i *inode) dt() uint8       { return uint8(i.mode >> 12 & 15) }
 //	 88   8  parent
 //	 96   8  origin: layer (4), depth (4)
 //	104   8  origin: header
-//	112   …  target
+//	112   …  tail
 const inodeHead = 112
 
 var le = binary.LittleEndian
@@ -100,12 +100,12 @@ func (i *inode) append(b []byte) []byte {
 	b = le.AppendUint32(b, i.origin.layer)
 	b = le.AppendUint32(b, i.origin.depth)
 	b = le.AppendUint64(b, uint64(i.origin.header))
-	return append(b, i.target...)
+	return append(b, i.tail...)
 }
 
 // decodeInode decodes a record; b is not kept.
 func decodeInode(b []byte) (*inode, error) {
-	if len(b) < inodeHead || len(b) > inodeHead+maxTarget {
+	if len(b) < inodeHead || len(b) > inodeHead+maxTail {
 		return nil, fmt.Errorf("%w: inode record of %d bytes", ErrDamaged, len(b))
 	}
 	i := &inode{
@@ -114,7 +114,7 @@ func decodeInode(b []byte) (*inode, error) {
 		size: int64(le.Uint64(b[24:])), lower: int64(le.Uint64(b[32:])),
 		parent: Node(le.Uint64(b[88:])),
 		origin: origin{layer: le.Uint32(b[96:]), depth: le.Uint32(b[100:]), header: int64(le.Uint64(b[104:]))},
-		target: string(b[inodeHead:]),
+		tail:   string(b[inodeHead:]),
 	}
 	for k, t := range [...]*Time{&i.atime, &i.mtime, &i.ctime, &i.btime} {
 		*t = Time{int64(le.Uint64(b[40+12*k:])), le.Uint32(b[48+12*k:])}
@@ -127,6 +127,14 @@ func decodeInode(b []byte) (*inode, error) {
 	}
 	return i, nil
 }
+
+// maxInline is the size up to which a local file lies in its record, and so in
+// journal and checkpoint: it costs the host no file and fsync no second disk
+// access.
+const maxInline = 8 << 10
+
+// maxTail bounds what a record has behind its head.
+const maxTail = maxInline
 
 // An Attr is what stat(2) tells.
 type Attr struct {

@@ -158,7 +158,7 @@ func (c *changer) change(t testing.TB) {
 			t.Fatal(err)
 		}
 		if i == nil || gone {
-			return &inode{mode: mode | 0o644, nlink: 1, target: strings.Repeat("t", c.r.IntN(5))}
+			return &inode{mode: mode | 0o644, nlink: 1, tail: strings.Repeat("t", c.r.IntN(5))}
 		}
 		k := *i
 		k.size = c.r.Int64N(1 << 40)
@@ -222,7 +222,7 @@ func (c *changer) change(t testing.TB) {
 		if i.flags&flagMixed == 0 {
 			return
 		}
-		i.flags = i.flags&^flagMixed | flagLocal
+		i.flags = i.flags&^flagMixed | flagLocal | flagData
 		tx.put(n, i)
 		tx.barrier(n)
 	default:
@@ -279,6 +279,23 @@ func TestReopenIsEqual(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnotherFormatIsRefused(t *testing.T) {
+	dir := newUpper(t)
+	path := filepath.Join(dir, infoName)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{`"format": 0`, `"format": 2`} {
+		if err := os.WriteFile(path, []byte(strings.Replace(string(b), `"format": 1`, v, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir, emptyTree(t), "c", Options{}); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", v, err)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ func (m *mutation) append(b []byte) []byte {
 	b = le.AppendUint64(b, uint64(m.node))
 	switch m.kind {
 	case putInode:
-		b = le.AppendUint32(b, uint32(inodeHead+len(m.inode.target)))
+		b = le.AppendUint32(b, uint32(inodeHead+len(m.inode.tail)))
 		b = m.inode.append(b)
 	case putEntry:
 		b = append(append(b, byte(len(m.name))), m.name...)
@@ -88,7 +88,7 @@ func (m *mutation) decode(b []byte) (rest []byte, err error) {
 	case putInode:
 		m.node = Node(r.u64())
 		n := r.u32()
-		if n > inodeHead+maxTarget {
+		if n > inodeHead+maxTail {
 			return nil, fmt.Errorf("%w: inode record of %d bytes", ErrDamaged, n)
 		}
 		record := r.take(int(n))

@@ -121,7 +121,7 @@ func (u *Upper) Readlink(n Node) ([]byte, error) {
 		if i.typ() != index.ModeSymlink {
 			return nil, syscall.EINVAL
 		}
-		return []byte(i.target), nil
+		return []byte(i.tail), nil
 	}
 	var t index.Node
 	if err := u.fs.Tree.Node(index.NodeID(n), &t); err != nil {
@@ -264,7 +264,7 @@ func (u *Upper) newInode(t *tx, c Caller, dir Node, p *inode, k Creation, n Node
 		i.mode |= p.mode & setGID
 	case index.ModeSymlink:
 		i.mode = index.ModeSymlink | 0o777
-		i.target, i.size = k.Target, int64(len(k.Target))
+		i.tail, i.size = k.Target, int64(len(k.Target))
 	}
 	return i, u.inherit(t, dir, p, n, i, k.Umask)
 }

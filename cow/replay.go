@@ -102,7 +102,7 @@ func (u *Upper) mendData() error {
 		u.logf("node %d: its content was lost with the power, it is empty now", n)
 		c := *i
 		c.flags &^= flagData
-		c.size, c.lower = 0, 0
+		c.size, c.lower, c.tail = 0, 0, ""
 		u.active.inodes[n] = &c
 	}
 	for n, i := range u.active.inodes {

@@ -18,7 +18,14 @@ func (f *File) SeekData(off int64, data bool) (int64, error) {
 	defer c.mu.RUnlock()
 	if !c.hasData {
 		if c.local {
-			return 0, syscall.ENXIO
+			size := int64(len(c.inline))
+			switch {
+			case off >= size:
+				return 0, syscall.ENXIO
+			case data:
+				return off, nil
+			}
+			return size, nil
 		}
 		return c.seek(-1, off, data)
 	}

@@ -38,7 +38,7 @@ func (s *Snapshot) inode(n Node, rec *inode) (*inode, error) {
 // target returns a symlink's target.
 func (s *Snapshot) target(n Node, i *inode) (string, error) {
 	if n >= FirstOwn {
-		return i.target, nil
+		return i.tail, nil
 	}
 	var t index.Node
 	if err := s.fs.Tree.Node(index.NodeID(n), &t); err != nil {
@@ -148,7 +148,7 @@ func (f *snapFile) ReadAt(p []byte, off int64) (int, error) {
 // readData reads from the data file, behind whose end are zeros.
 func (f *snapFile) readData(p []byte, off int64) (int, error) {
 	if f.data == nil {
-		clear(p)
+		clear(p[copy(p, f.rec.tail[min(off, int64(len(f.rec.tail))):]):])
 		return len(p), nil
 	}
 	n, err := f.data.ReadAt(p, off)

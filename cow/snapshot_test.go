@@ -20,7 +20,7 @@ func TestSnapshotKeepsData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt([]byte("content"), 0); err != nil {
+	if _, err := f.WriteAt(make([]byte, maxInline+1), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {

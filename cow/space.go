@@ -27,6 +27,8 @@ type space struct {
 	mu   sync.Mutex
 	held int64 // guarded by mu
 	most int64 // that ever was held; guarded by mu
+	// trying is how many are about to use what was let go of; guarded by mu.
+	trying int
 }
 
 // What a change may leave of the reserve.
@@ -39,12 +41,20 @@ const (
 // try does f, which needs room on the disk. If there is none it is done again
 // with some of the reserve let go of, until no more than leave is left.
 func (s *space) try(leave int64, f func() error) error {
+	s.use(1)
+	defer s.use(-1)
 	for {
 		err := f()
 		if !isFull(err) || !s.release(leave) {
 			return err
 		}
 	}
+}
+
+func (s *space) use(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trying += n
 }
 
 // isFull reports whether err tells that there is no room.
@@ -76,11 +86,12 @@ func (s *space) release(leave int64) (ok bool) {
 	return f.Truncate(s.held) == nil && f.Sync() == nil
 }
 
-// take takes the whole reserve again, if there is room.
+// take takes the whole reserve again, if there is room and nobody is about to
+// use what was let go of.
 func (s *space) take() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held == reserveSize {
+	if s.held == reserveSize || s.trying > 0 {
 		return
 	}
 	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE, 0o600)

@@ -61,10 +61,17 @@ func (c *content) truncate(size int64) error {
 
 func (c *content) truncateLocal(size int64) error {
 	if !c.hasData {
-		if size == 0 {
-			return c.commit(put{local: true})
+		if size <= maxInline {
+			all := make([]byte, size)
+			copy(all, c.inline)
+			return c.commit(inlined(string(all)))
 		}
-		_, err := c.createAnd(func(fd int) (int, error) { return 0, disk(ftruncate(fd, size)) })
+		_, err := c.createAnd(func(fd int) (int, error) {
+			if err := c.spill(fd); err != nil {
+				return 0, err
+			}
+			return 0, disk(ftruncate(fd, size))
+		})
 		return err
 	}
 	if err := c.settled(); err != nil {
@@ -180,18 +187,24 @@ func (c *content) settle(force bool) (bool, error) {
 	if err := ftruncate(fd, c.size); err != nil {
 		return false, disk(err)
 	}
-	mtime, err := c.mtime()
-	if err != nil {
+	if err := c.stampData(fd); err != nil {
 		return false, err
-	}
-	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: mtime.Sec, Nsec: int64(mtime.Nsec)}}
-	if err := futimens(fd, &ts); err != nil {
-		return false, disk(err)
 	}
 	// That lower is not 0 tells that the data file was a mixed one's; see
 	// settled.
 	err = c.commit(put{local: true, hasData: true, lower: max(c.lower, 1), barrier: true, keepTimes: true})
 	return err == nil, err
+}
+
+// stampData gives the data file the record's mtime, since it has the say of it
+// from now on.
+func (c *content) stampData(fd int) error {
+	mtime, err := c.mtime()
+	if err != nil {
+		return err
+	}
+	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: mtime.Sec, Nsec: int64(mtime.Nsec)}}
+	return disk(futimens(fd, &ts))
 }
 
 // mtime returns the record's mtime.

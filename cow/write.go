@@ -32,11 +32,19 @@ func (c *content) write(p []byte, off int64) (int, error) {
 	return c.writeBlocks(p, off)
 }
 
-// writeLocal writes to the data file of a local file, which it makes first if
-// there is none.
+// writeLocal writes to the data file of a local file, or to its record while
+// it is small.
 func (c *content) writeLocal(p []byte, off int64) (int, error) {
 	if !c.hasData {
-		return c.createAnd(func(fd int) (int, error) { return pwrite(fd, p, off) })
+		if off <= maxInline-int64(len(p)) {
+			return c.writeInline(c.inline, p, off)
+		}
+		return c.createAnd(func(fd int) (int, error) {
+			if err := c.spill(fd); err != nil {
+				return 0, err
+			}
+			return pwrite(fd, p, off)
+		})
 	}
 	fd, err := c.lockFD()
 	if err != nil {
@@ -46,10 +54,54 @@ func (c *content) writeLocal(p []byte, off int64) (int, error) {
 	return pwrite(fd, p, off)
 }
 
-// makeEmpty gives an empty local file its data file.
-func (c *content) makeEmpty() error {
-	_, err := c.createAnd(func(int) (int, error) { return 0, nil })
+// writeInline makes a local file of old with p written over it at off, all of
+// it in the record.
+//
+// Preconditions: c.mu is held for writing, !c.hasData, it ends below maxInline.
+func (c *content) writeInline(old string, p []byte, off int64) (int, error) {
+	all := make([]byte, max(int64(len(old)), off+int64(len(p))))
+	copy(all, old)
+	copy(all[off:], p)
+	if err := c.commit(inlined(string(all))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// inlined returns the put of a local file that is all in its record.
+func inlined(all string) put { return put{local: true, size: int64(len(all)), inline: all} }
+
+// spill writes what lies in the record to a new data file.
+func (c *content) spill(fd int) error {
+	if len(c.inline) == 0 {
+		return nil
+	}
+	_, err := pwrite(fd, []byte(c.inline), 0)
 	return err
+}
+
+// makeFile gives a local file that has none its data file, and changes nothing
+// else.
+//
+// Preconditions: c.mu is held for writing, c.local, !c.hasData.
+func (c *content) makeFile() error {
+	fd, err := c.u.makeData(c.node)
+	if err != nil {
+		return err
+	}
+	err = c.spill(fd)
+	if err == nil && len(c.inline) > 0 {
+		err = c.stampData(fd)
+	}
+	if err == nil {
+		err = c.commit(put{local: true, hasData: true, barrier: len(c.inline) > 0, keepTimes: true})
+	}
+	if err != nil {
+		c.discard(fd)
+		return err
+	}
+	c.setFD(fd)
+	return nil
 }
 
 // createAnd gives a file its data file, of which fill makes all the content,
@@ -67,8 +119,9 @@ func (c *content) createAnd(fill func(fd int) (int, error)) (int, error) {
 		c.discard(fd)
 		return 0, failed
 	}
-	// A new file may lose what was not synced; one of the layers must not.
-	if err := c.commit(put{local: true, hasData: true, barrier: !c.local}); err != nil {
+	// A new file may lose what was not synced; what the layers or the journal
+	// have must not be lost.
+	if err := c.commit(put{local: true, hasData: true, barrier: !c.local || len(c.inline) > 0}); err != nil {
 		c.discard(fd)
 		return 0, err
 	}
@@ -95,6 +148,13 @@ func (c *content) removeData() {
 
 // writeWhole copies the file of a layer and writes p to it.
 func (c *content) writeWhole(p []byte, off int64) (int, error) {
+	if off <= maxInline-int64(len(p)) && c.size <= maxInline {
+		old := make([]byte, c.size)
+		if err := c.readBelow(old, 0); err != nil {
+			return 0, err
+		}
+		return c.writeInline(string(old), p, off)
+	}
 	if off == 0 && int64(len(p)) >= c.size {
 		return c.createAnd(func(fd int) (int, error) {
 			n, err := pwrite(fd, p, 0)
