@@ -174,7 +174,11 @@ func newPlay(tb testing.TB, files []lowFile, k int, seed uint64) *play {
 	tb.Helper()
 	u := newContentUpper(tb, lowFS(tb, nil, files...), filepath.Join(memoryDir(tb), "u"))
 	n := Node(k + 2)
-	return &play{tb: tb, u: u, n: n, f: openFile(tb, u, n), want: files[k].bytes(), rnd: rand.New(rand.NewPCG(seed, uint64(k))), max: 600_000}
+	p := &play{tb: tb, u: u, n: n, f: openFile(tb, u, n), want: files[k].bytes(), rnd: rand.New(rand.NewPCG(seed, uint64(k))), max: 600_000}
+	if len(p.want) < maxInline && seed%2 == 0 {
+		p.max = 2 * maxInline // so that it grows out of its record now and then
+	}
+	return p
 }
 
 // again ends the upper and opens it again.
@@ -207,7 +211,9 @@ func (p *play) at() int64 {
 	return max(0, int64(len(p.want))+p.rnd.Int64N(7)-3)
 }
 
-func (p *play) length() int64 {
+func (p *play) length() int64 { return min(p.anyLength(), p.max/4) }
+
+func (p *play) anyLength() int64 {
 	switch p.rnd.IntN(4) {
 	case 0:
 		return 1 + p.rnd.Int64N(16)
