@@ -241,7 +241,7 @@ func (u *Upper) RemoveXattr(n Node, name string) (err error) {
 
 // noXattr returns what is said of an xattr that is not there.
 func noXattr(name string) error {
-	if err := checkXattrName(name); err == syscall.EOPNOTSUPP {
+	if err := checkXattrName(name); err != nil {
 		return err
 	}
 	return syscall.ENODATA
