@@ -9,8 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -88,16 +91,29 @@ func (s *Store) findUpper(ctx context.Context, arg string) (*upperSource, error)
 	if err != nil {
 		return nil, err
 	}
+	var on *control.Entry // a dead one only if no other is found
 	for _, r := range found {
-		if r.State == control.Dead || r.at == nil || r.at.Device != place.Mount.Device {
+		if r.at == nil || r.at.Device != place.Mount.Device || r.State == control.Dead && (on != nil || r.Dir != place.Path) {
 			continue
 		}
-		if r.Upper == "" {
-			return nil, &RefusedError{Dir: arg, Reason: "is mounted read-only and has no changes"}
+		on = r.Entry
+		if r.State != control.Dead {
+			break
 		}
-		return &upperSource{s, r.Upper, r.Entry}, nil
 	}
-	return nil, fmt.Errorf("%s: %w that answers", arg, ErrNotMounted)
+	switch {
+	case on == nil:
+		return nil, fmt.Errorf("%s: %w that answers", arg, ErrNotMounted)
+	case on.Upper == "":
+		return nil, &RefusedError{Dir: arg, Reason: "is mounted read-only and has no changes"}
+	}
+	if same, err := isSame(on.Store, s.Root()); err != nil || !same {
+		return nil, &RefusedError{Dir: arg, Reason: "is a mount of another store", Hint: "imgfs --root " + on.Store}
+	}
+	if on.State == control.Dead {
+		return &upperSource{s, on.Upper, nil}, nil
+	}
+	return &upperSource{s, on.Upper, on}, nil
 }
 
 // call writes to w what the call asks of the upper.
@@ -110,12 +126,53 @@ func (f *upperSource) call(ctx context.Context, name string, arg any, w io.Write
 	if f.mount != nil {
 		return f.mount.Call(ctx, c, w)
 	}
-	img, u, err := f.open(ctx)
+	img, u, err := f.wait(ctx)
 	if err != nil {
 		return err
 	}
+	if u == nil { // mounted since
+		return f.mount.Call(ctx, c, w)
+	}
 	out := bufio.NewWriterSize(w, 64<<10)
 	return errors.Join(callUpper(ctx, u, c, out), out.Flush(), u.Close(), img.Close())
+}
+
+// How long a command waits for an upper that another has open: for a command
+// like itself, and for the end of a mount that is not listed any more.
+const (
+	commandTime = time.Minute
+	pollTime    = 20 * time.Millisecond
+)
+
+// wait is open once no other command has the upper open any more. The upper is
+// nil if it was mounted meanwhile; f.mount is set then.
+func (f *upperSource) wait(ctx context.Context) (*Image, *cow.Upper, error) {
+	for begun := time.Now(); ; {
+		img, u, err := f.open(ctx)
+		var used *cow.InUseError
+		if !errors.As(err, &used) {
+			return img, u, err
+		}
+		holders, herr := f.store.upperHolders(ctx)
+		if herr != nil {
+			return nil, nil, herr
+		}
+		if f.mount = holders[f.name]; f.mount != nil {
+			return nil, nil, nil
+		}
+		limit := commandTime
+		if used.Dir != "" {
+			limit = endTime
+		}
+		if time.Since(begun) > limit {
+			return nil, nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(pollTime):
+		}
+	}
 }
 
 // open opens the upper, which is not mounted, and its image.
@@ -183,6 +240,9 @@ func (s *Store) Export(ctx context.Context, arg string, w io.Writer, opt ExportO
 	if oerr != nil {
 		return oerr
 	}
+	if img.Path != "" {
+		return errors.Join(optionError{fmt.Errorf("%s: a part of an image cannot be exported", arg)}, img.Close())
+	}
 	out := bufio.NewWriterSize(w, 64<<10)
 	return errors.Join(cow.Over(img.FS).WriteTree(ctx, out, tar), out.Flush(), img.Close())
 }
@@ -206,11 +266,23 @@ func (s *Store) Reset(ctx context.Context, name string, paths []string) error {
 	}
 	for _, p := range paths {
 		if err = u.Reset(p); err != nil {
-			err = fmt.Errorf("reset %s: %w", p, err)
+			err = resetError(img, p, err)
 			break
 		}
 	}
 	return errors.Join(err, u.Close(), img.Close())
+}
+
+// resetError says why the path p of an upper over img cannot be reset.
+func resetError(img *Image, p string, err error) error {
+	p = path.Clean("/" + p)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reset %s: %w", p, err)
+	}
+	if _, lerr := img.FS.Resolve(p, false); lerr == nil {
+		return fmt.Errorf("reset %s: what it lies in was removed or moved away: reset that", p)
+	}
+	return fmt.Errorf("reset %s: neither the image nor the upper has it: %w", p, fs.ErrNotExist)
 }
 
 // ChangingError names a file that was written while a commit or an export read

@@ -187,6 +187,9 @@ func unmount(ctx context.Context, place *mtab.Place, e *control.Entry, opt Unmou
 	case err != nil:
 		return err
 	}
+	if e != nil && e.State == control.Dead {
+		tellKept(e, &opt)
+	}
 	if end == nil || opt.Lazy {
 		return nil
 	}
@@ -225,6 +228,9 @@ func force(ctx context.Context, place *mtab.Place, e *control.Entry, end *contro
 		return killed, err
 	}
 	if end == nil {
+		if e != nil && e.State == control.Dead {
+			tellKept(e, &opt)
+		}
 		return false, nil
 	}
 	ended := func() bool {
@@ -241,6 +247,8 @@ func force(ctx context.Context, place *mtab.Place, e *control.Entry, end *contro
 		opt.Warn(fmt.Sprintf("%s: detached; its server does not end: %v", place.Path, err))
 		return killed, ctx.Err()
 	}
-	ended()
+	if ended() {
+		tellKept(e, &opt)
+	}
 	return true, ctx.Err()
 }

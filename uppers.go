@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/imgfs/imgfs/cow"
@@ -51,7 +50,7 @@ func checkUpperName(name string) error {
 		ok = isAlnum(name[i]) || strings.IndexByte("_.-", name[i]) >= 0
 	}
 	if !ok {
-		return fmt.Errorf("%w: %q cannot be the name of an upper: letters, digits, '_', '.' and '-', at most %d", syscall.EINVAL, name, maxUpperName)
+		return optionError{fmt.Errorf("%q cannot be the name of an upper: it takes letters, digits, '_', '.' and '-', at most %d, the first a letter or digit", name, maxUpperName)}
 	}
 	return nil
 }
@@ -189,7 +188,7 @@ func (s *Store) RenameUpper(name, to string) error {
 	}
 	err := cow.Rename(s.upperDir(name), s.upperDir(to))
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("upper %s: %w", to, fs.ErrExist)
+		return fmt.Errorf("upper %s: there is one of that name: %w", to, fs.ErrExist)
 	}
 	return upperError(name, err)
 }
@@ -272,10 +271,18 @@ func (s *Store) imageOf(upper string) (arg, name string, err error) {
 	if err != nil {
 		return "", "", upperError(upper, err)
 	}
-	if c.File != "" {
-		return c.File, c.Image, nil
+	if c.File == "" || !isThere(c.File) && s.hasImage(c.ImageID, c.Platform) {
+		return c.ImageID, c.Image, nil
 	}
-	return c.ImageID, c.Image, nil
+	if !isThere(c.File) {
+		return "", "", fmt.Errorf("upper %s: its image file %s is gone, and %s is not in the store: %w", upper, c.File, c.ImageID, fs.ErrNotExist)
+	}
+	return c.File, c.Image, nil
+}
+
+func (s *Store) hasImage(id, platform string) bool {
+	_, _, err := s.findID(id, platform)
+	return err == nil
 }
 
 // An upperUse is an upper that a mount has open. A nil one is none.

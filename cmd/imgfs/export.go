@@ -44,9 +44,14 @@ of such a tar again.`,
 			}
 			opt.OpenOptions = flags.options(a)
 			if output == "" {
-				return st.Export(ctx, args[0], a.stdout, opt)
+				err = st.Export(ctx, args[0], a.stdout, opt)
+			} else {
+				err = writeFile(output, func(w io.Writer) error { return st.Export(ctx, args[0], w, opt) })
 			}
-			return writeFile(output, func(w io.Writer) error { return st.Export(ctx, args[0], w, opt) })
+			if errors.Is(err, imgfs.ErrOption) {
+				return &hintError{err: err, hint: "imgfs cp copies a part"}
+			}
+			return err
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "write to `FILE`")

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/image"
@@ -75,7 +76,13 @@ mount), and the kernel's: noexec, ...`,
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
+				if name := forMounting(c); name != "" {
+					return usagef("--%s is for mounting: mount takes an image and a directory, or nothing", name)
+				}
 				return a.printMounts(c.Context(), format, false, false)
+			}
+			if c.Flags().Changed("upper") && req.Opt.Upper == "" {
+				return usagef("--upper: the name is empty")
 			}
 			if err := req.Opt.parse(words, false); err != nil {
 				return err
@@ -114,6 +121,17 @@ mount), and the kernel's: noexec, ...`,
 	f.BoolVarP(&req.Opt.Quiet, "quiet", "q", false, "no progress, no remarks")
 	f.StringVar(&format, "format", "", "print the list as `FORMAT`: table, json (an object a line) or a Go template")
 	return c
+}
+
+// forMounting returns a flag that was given and says nothing to the list of
+// mounts; empty if there is none.
+func forMounting(c *cobra.Command) (name string) {
+	c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed && f.Name != "format" {
+			name = f.Name
+		}
+	})
+	return name
 }
 
 // mountOptions are the options of a mount, as flags and -o give them.
@@ -155,6 +173,15 @@ func (o *mountOptions) finish(ro, rw bool) error {
 	if o.ReadOnly && o.Writable {
 		return usagef("a mount is read-only or takes changes, not both")
 	}
+	if !o.Writable {
+		return nil
+	}
+	switch {
+	case o.UID != nil, o.GID != nil:
+		return usagef("-o uid and gid are for read-only mounts")
+	case o.NoSymlinks, o.NoSpecials, o.NoXattrs:
+		return usagef("-o nosymlinks, nospecials and noxattrs are for read-only mounts")
+	}
 	return nil
 }
 
@@ -186,11 +213,13 @@ func (o *mountOptions) set(word string, fromMount8 bool) error {
 		}
 	case key == "platform" && hasValue:
 		o.Platform = value
-	case key == "upper" && value != "":
+	case key == "upper" && value == "":
+		return usagef("-o %s: want upper=NAME", word)
+	case key == "upper":
 		o.Upper = value
 		shown = false
 	case word == "ro":
-		o.ReadOnly = o.ReadOnly || !fromMount8
+		o.ReadOnly = true
 		shown = false
 	case word == "rw": // mount(8) says it whenever ro is not said
 		o.Writable = o.Writable || !fromMount8
@@ -268,7 +297,7 @@ func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
 	defer stop()
 	m, err := st.Mount(starting, req.Image, req.Dir, a.stdin, opt)
 	if err != nil {
-		return partError(err, req.Image)
+		return mountError(err, req)
 	}
 	stop()
 	err = untilSignal(m, a.warn, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -374,6 +403,7 @@ func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, e
 		return nil, err
 	}
 	opt := req.Opt.options(a).OpenOptions
+	opt.Verify = opt.Verify || req.Opt.Writable
 	if term.IsTerminal(a.stderr) && !req.Opt.Quiet {
 		bars := term.NewBars(ctx, a.stderr)
 		defer bars.Wait()
@@ -392,9 +422,12 @@ func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, e
 	return img, nil
 }
 
-// partError adds its cure to err if it says that the part of the image arg to
-// be mounted is no directory.
-func partError(err error, arg string) error {
+// mountError adds its cure to err if it says that the part of the image to be
+// mounted is no directory, or that there is no upper which would tell the image.
+func mountError(err error, req *mountRequest) error {
+	if errors.Is(err, imgfs.ErrNoUpper) && req.Image == "" {
+		return &hintError{err: err, hint: fmt.Sprintf("imgfs mount --upper %s IMAGE %s makes it; imgfs upper ls lists those there are", req.Opt.Upper, req.Dir)}
+	}
 	var (
 		refused *imgfs.RefusedError
 		mounted *mount.Error
@@ -402,7 +435,7 @@ func partError(err error, arg string) error {
 	if !errors.Is(err, syscall.ENOTDIR) || errors.As(err, &refused) || errors.As(err, &mounted) {
 		return err // about the directory to mount on, perhaps
 	}
-	return &hintError{err: &notDirError{err}, hint: "a directory can be mounted; imgfs cat " + arg + " prints a file, imgfs cp copies it"}
+	return &hintError{err: &notDirError{err}, hint: "a directory can be mounted; imgfs cat " + req.Image + " prints a file, imgfs cp copies it"}
 }
 
 func exists(path string) bool {
@@ -447,7 +480,7 @@ func serveMount(a *app, _ []string) int {
 	opt.Logf = a.logf
 	m, err := st.Mount(ctx, req.Image, req.Dir, nil, opt)
 	if err != nil {
-		return fail(partError(err, req.Image))
+		return fail(mountError(err, &req))
 	}
 	stop()
 	if err := parent.Ready(); err != nil {

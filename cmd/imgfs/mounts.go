@@ -73,9 +73,9 @@ func (a *app) printMounts(ctx context.Context, format string, long, all bool) er
 			Options: strings.Join(m.Options, ","), Note: note(&m), Log: m.Log, Store: m.Store,
 		})
 	}
-	def := "{{.Dir}}\t{{.Image}}\t{{.Mode}}\t{{.PID}}\t{{.Since}}\t{{.Note}}"
+	def := "{{.Dir}}\t{{.Image}}\t{{.Mode}}\t{{.Upper}}\t{{.PID}}\t{{.Since}}\t{{.Note}}"
 	if long {
-		def += "\t{{.Upper}}\t{{.Options}}\t{{.Log}}"
+		def += "\t{{.Options}}\t{{.Log}}"
 	}
 	header := mountRow{
 		Dir: "DIR", Image: "IMAGE", ImageID: "IMAGE ID", Platform: "PLATFORM", Mode: "MODE", Upper: "UPPER", PID: "PID", Since: "SINCE",

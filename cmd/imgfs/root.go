@@ -173,9 +173,9 @@ func noVerb(c *cobra.Command, args []string) error {
 	}
 	err := fmt.Errorf("unknown verb %q", args[0])
 	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
-		return &hintError{err: err, hint: "did you mean imgfs " + strings.Join(like, ", imgfs ") + "?"}
+		return &hintError{err: err, hint: "did you mean " + c.CommandPath() + " " + strings.Join(like, ", "+c.CommandPath()+" ") + "?"}
 	}
-	return &hintError{err: err, hint: "imgfs --help lists the verbs"}
+	return &hintError{err: err, hint: c.CommandPath() + " --help lists the verbs"}
 }
 
 // report prints err, if any, and the cure if one is known. Errors that were
@@ -405,6 +405,7 @@ func hint(err error) string {
 		mounted *mount.Error
 		busy    *imgfs.BusyError
 		several *imgfs.SeveralError
+		used    *cow.InUseError
 	)
 	switch {
 	case errors.As(err, &h):
@@ -423,12 +424,14 @@ func hint(err error) string {
 		return "imgfs umount -l detaches it now and lets it end with its last user; -f cuts it off"
 	case errors.Is(err, syscall.EAGAIN):
 		return "--allow-changing takes files that are being written as they are"
+	case errors.As(err, &used) && used.Dir != "":
+		return "imgfs umount " + used.Dir + " first"
 	case errors.Is(err, cow.ErrInUse):
-		return "imgfs umount its directory first"
+		return "a command is at work on it: try again when that has ended"
 	case errors.Is(err, cow.ErrOtherTree):
 		return "imgfs upper inspect shows the image that an upper belongs to; leave --upper out for a new one"
 	case errors.Is(err, imgfs.ErrNoUpper):
-		return "imgfs upper ls lists them"
+		return "imgfs upper ls lists the uppers"
 	case errors.Is(err, imgfs.ErrDamaged):
 		return "move imgfs.db out of the store and load its images again: names are lost with it, layers are not"
 	case errors.Is(err, index.ErrCorrupt):

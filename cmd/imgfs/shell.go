@@ -46,6 +46,7 @@ func newShell(a *app) *cobra.Command {
 	var (
 		req      shellRequest
 		words    []string
+		rw       bool
 		platform string
 	)
 	c := &cobra.Command{
@@ -58,8 +59,14 @@ When it ends the mount is gone, and its exit status is that of imgfs. It needs
 neither root nor fusermount3.
 
 Nothing of the image is executed unless you do. --chroot runs CMD (/bin/sh)
-of the image, with its files alone; that is no protection against it.`,
+of the image, with its files alone; that is no protection against it. It has
+the /proc, /sys and /dev of this machine and an empty /tmp.
+
+With --rw, --upper NAME or --rm it may change things, as in a mount: the image
+stays as it is, and the name of the upper that keeps the changes is told at the
+end.`,
 		Example: `  imgfs shell debian:12
+  imgfs shell --upper fix-ssl --chroot debian:12
   imgfs shell ./image.tar find . -perm -4000
   imgfs shell --chroot alpine cat /etc/os-release`,
 		Args:              cobra.MinimumNArgs(1),
@@ -71,6 +78,12 @@ of the image, with its files alone; that is no protection against it.`,
 			if err := checkPlatform(platform); err != nil {
 				return err
 			}
+			if c.Flags().Changed("upper") && req.Opt.Upper == "" {
+				return usagef("--upper: the name is empty")
+			}
+			if err := req.Opt.finish(false, rw); err != nil {
+				return err
+			}
 			req.Opt.Platform = platform
 			req.Image, req.Cmd = args[0], args[1:]
 			return a.shell(c.Context(), &req)
@@ -79,6 +92,9 @@ of the image, with its files alone; that is no protection against it.`,
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows IMAGE is CMD's
 	f.BoolVar(&req.Chroot, "chroot", false, "run CMD inside the image")
+	f.BoolVar(&rw, "rw", false, "read-write: changes are kept in an upper")
+	f.StringVar(&req.Opt.Upper, "upper", "", "read-write over the upper `NAME`, which is made if there is none")
+	f.BoolVar(&req.Opt.Discard, "rm", false, "read-write, and drop the changes at the end")
 	f.StringVar(&platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
 	f.BoolVar(&req.Opt.Verify, "verify", false, "wait until an image file that is read in place is verified")
 	f.StringArrayVarP(&words, "options", "o", nil, "mount `OPTIONS`, separated by commas, as of mount")
@@ -239,13 +255,35 @@ func (a *app) insideShell(req *shellRequest) error {
 		a.warn(fmt.Sprintf("%s is at %s ($IMGFS_DIR); exit leaves", req.Image, req.Dir))
 	}
 	err := a.runInside(req)
-	// What the shell left in the background loses the mount: its server is not
-	// to outlive the shell.
-	end := imgfs.Unmount(context.Background(), req.Dir, imgfs.UnmountOptions{})
-	if errors.Is(end, syscall.EBUSY) {
-		end = imgfs.Unmount(context.Background(), req.Dir, imgfs.UnmountOptions{Force: true})
+	return errors.Join(err, a.endInside(req))
+}
+
+// endInside takes the mount off. What the shell left in the background loses
+// it: its server is not to outlive the shell.
+func (a *app) endInside(req *shellRequest) error {
+	if req.Chroot {
+		unbindSystem(req.Dir)
 	}
-	return errors.Join(err, end)
+	opt := imgfs.UnmountOptions{Warn: a.warn, Kept: func(upper string) { a.warn(keptLine(upper)) }}
+	err := imgfs.Unmount(context.Background(), req.Dir, opt)
+	if !errors.Is(err, syscall.EBUSY) {
+		return err
+	}
+	err = nil
+	if req.Opt.Writable {
+		err = syncDir(req.Dir) // pages that the kernel has would be lost
+	}
+	opt.Force = true
+	return errors.Join(err, imgfs.Unmount(context.Background(), req.Dir, opt))
+}
+
+// syncDir has the kernel write what it holds of the file system at dir.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
 // runInside runs the command and returns its exit status, if it is not 0.
@@ -302,6 +340,16 @@ func bindSystem(dir string) {
 	}
 	if info, err := os.Lstat(dir + "/tmp"); err == nil && info.IsDir() {
 		unix.Mount("tmpfs", dir+"/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
+	}
+}
+
+// unbindSystem takes away what bindSystem showed, which is busy if the chroot
+// left a process behind.
+func unbindSystem(dir string) {
+	for _, name := range []string{"/tmp", "/dev", "/sys", "/proc"} {
+		if info, err := os.Lstat(dir + name); err == nil && info.IsDir() {
+			unix.Unmount(dir+name, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
 	}
 }
 

@@ -90,11 +90,16 @@ Changes made in a read-write mount are in its upper, whose name is printed.`,
 // printKept prints the name of an upper that keeps the changes of a mount.
 func (a *app) printKept(upper string) error {
 	if a.toTerminal() {
-		_, err := fmt.Fprintf(a.stdout, "changes are kept in upper %[1]s (imgfs diff %[1]s, imgfs commit %[1]s NAME, imgfs upper rm %[1]s)\n", upper)
+		_, err := fmt.Fprintln(a.stdout, keptLine(upper))
 		return err
 	}
 	_, err := fmt.Fprintln(a.stdout, upper)
 	return err
+}
+
+// keptLine tells a user where the changes of a mount are.
+func keptLine(upper string) string {
+	return fmt.Sprintf("changes are kept in upper %[1]s (imgfs diff %[1]s, imgfs commit %[1]s NAME, imgfs upper rm %[1]s)", upper)
 }
 
 // mountedDirs completes directories that are mounts.
