@@ -13,8 +13,8 @@ import (
 )
 
 // slack is how far behind the clock a time may lie that a kernel gave: its
-// coarse clock ticks every 10 ms at the slowest.
-const slack = 20 * time.Millisecond
+// coarse clock ticks every 10 ms at the slowest, and late on a busy machine.
+const slack = 100 * time.Millisecond
 
 // A run is a sequence that is being applied.
 type run struct {

@@ -4,6 +4,7 @@ package model
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -11,13 +12,18 @@ import (
 // returns the shortest it found and how that fails. Operations are left out in
 // runs, halved down to single ones.
 func shrink(seq []op, why string, a, b Tree, deadline time.Time) ([]op, string) {
+	what, _, _ := strings.Cut(why, " ") // another failure is another story
 	fails := func(seq []op) (string, int) {
 		for _, t := range []Tree{a, b} {
 			if err := t.Reset(); err != nil {
 				return "", 0
 			}
 		}
-		return try(seq, a, b)
+		again, at := try(seq, a, b)
+		if !strings.HasPrefix(again, what+" ") {
+			return "", 0
+		}
+		return again, at
 	}
 	again, at := fails(seq)
 	if again == "" {
