@@ -131,7 +131,11 @@ func openStore(path string, nodes uint32, tree id256, next Node) (s *store, err 
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	if err := s.load(tree); err != nil {
+	err = s.checkPages()
+	if err == nil {
+		err = s.load(tree)
+	}
+	if err != nil {
 		s.db.Close()
 		return nil, err
 	}
@@ -326,20 +330,26 @@ func (s *store) close() error { return s.db.Close() }
 // A checkpoint is what was folded, read from one transaction of a bbolt file.
 // It is safe for concurrent use until it is closed.
 type checkpoint struct {
-	tx      *bolt.Tx
-	marks   *marks
-	inodes  bucket
-	dirs    bucket
-	xattrs  bucket
-	blockms bucket
-	meta    meta
+	tx     *bolt.Tx
+	marks  *marks
+	inodes bucket
+	dirs   bucket
+	xattrs bucket
+	blocks bucket
+	meta   meta
 }
 
-// bucket is a bucket that is read. Cursors are kept, for they are the dearest
-// of a look-up.
+// bucket is a bucket that is read.
 type bucket struct {
-	b       *bolt.Bucket
-	cursors sync.Pool
+	b      *bolt.Bucket
+	probes sync.Pool
+}
+
+// A probe is what one look-up needs. It is kept, for making one is the dearest of
+// it.
+type probe struct {
+	c   *bolt.Cursor
+	key [16 + maxName]byte
 }
 
 // checkpoint begins a transaction that shows what was committed last.
@@ -353,7 +363,7 @@ func (s *store) checkpoint() (c *checkpoint, err error) {
 		for _, v := range []struct {
 			to   *bucket
 			name []byte
-		}{{&c.inodes, bucketInodes}, {&c.dirs, bucketEntries}, {&c.xattrs, bucketXattrs}, {&c.blockms, bucketChunks}} {
+		}{{&c.inodes, bucketInodes}, {&c.dirs, bucketEntries}, {&c.xattrs, bucketXattrs}, {&c.blocks, bucketChunks}} {
 			if v.to.b = c.tx.Bucket(v.name); v.to.b == nil {
 				return fmt.Errorf("%w: checkpoint: no bucket %s", ErrDamaged, v.name)
 			}
@@ -374,28 +384,30 @@ func (c *checkpoint) close() {
 	}
 }
 
-func (b *bucket) cursor() *bolt.Cursor {
-	if c, ok := b.cursors.Get().(*bolt.Cursor); ok {
-		return c
+func (b *bucket) probe() *probe {
+	if p, ok := b.probes.Get().(*probe); ok {
+		return p
 	}
-	return b.b.Cursor()
+	return &probe{c: b.b.Cursor()}
 }
 
 // get returns the checked value of key in place, nil if there is none.
-func (b *bucket) get(key []byte) (v []byte, err error) {
+// key was made in p.key.
+func (b *bucket) get(p *probe, key []byte) (v []byte, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: checkpoint: %v", ErrDamaged, p)
 		}
 	}()
-	c := b.cursor()
-	k, v := c.Seek(key)
-	b.cursors.Put(c)
-	if v == nil || !bytes.Equal(k, key) {
-		return nil, nil
+	k, v := p.c.Seek(key)
+	if v != nil && bytes.Equal(k, key) {
+		v, err = unsum(key, v)
+	} else {
+		v = nil
 	}
-	return unsum(key, v)
+	b.probes.Put(p)
+	return v, err
 }
 
 // each calls f for the checked pairs from key on, in their order, while they
@@ -438,8 +450,8 @@ func (c *checkpoint) inode(n Node) (i *inode, gone bool, err error) {
 	if !c.marks.mayHold(n) {
 		return nil, false, nil
 	}
-	var key [8]byte
-	v, err := c.inodes.get(nodeKey(key[:0], n))
+	p := c.inodes.probe()
+	v, err := c.inodes.get(p, nodeKey(p.key[:0], n))
 	if err != nil || v == nil {
 		return nil, false, err
 	}
@@ -482,9 +494,9 @@ func decodeEntry(v []byte) (e entry, err error) {
 
 // entry returns the entry name of dir; hash is that of the name.
 func (c *checkpoint) entry(dir Node, hash uint64, name string) (e entry, ok bool, err error) {
-	var buf [16 + maxName]byte
-	key := binary.BigEndian.AppendUint64(nodeKey(buf[:0], dir), hash)
-	v, err := c.dirs.get(append(key, name...))
+	p := c.dirs.probe()
+	key := binary.BigEndian.AppendUint64(nodeKey(p.key[:0], dir), hash)
+	v, err := c.dirs.get(p, append(key, name...))
 	if err != nil || v == nil {
 		return entry{}, false, err
 	}
@@ -518,7 +530,8 @@ func (c *checkpoint) entries(dir Node, from uint64, f func(hash uint64, name str
 
 // xattr returns a copy of an xattr's value, nil if there is none.
 func (c *checkpoint) xattr(n Node, name string) ([]byte, error) {
-	v, err := c.xattrs.get(append(nodeKey(nil, n), name...))
+	p := c.xattrs.probe()
+	v, err := c.xattrs.get(p, append(nodeKey(p.key[:0], n), name...))
 	if err != nil || v == nil {
 		return nil, err
 	}
@@ -533,7 +546,8 @@ func (c *checkpoint) eachXattr(n Node, f func(name string, value []byte) bool) e
 }
 
 func (c *checkpoint) chunk(k chunkKey) (*chunk, error) {
-	v, err := c.blockms.get(binary.BigEndian.AppendUint64(nodeKey(nil, k.node), k.index))
+	p := c.blocks.probe()
+	v, err := c.blocks.get(p, binary.BigEndian.AppendUint64(nodeKey(p.key[:0], k.node), k.index))
 	if err != nil || v == nil {
 		return nil, err
 	}

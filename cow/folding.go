@@ -220,6 +220,9 @@ func (u *Upper) Snapshot() (*Snapshot, error) {
 // Close lets go of the snapshot.
 func (s *Snapshot) Close() error {
 	s.cp.close()
+	if s.u == nil {
+		return nil
+	}
 	s.u.mu.Lock()
 	s.u.snapshots--
 	s.u.mu.Unlock()

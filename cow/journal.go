@@ -46,7 +46,7 @@ const (
 // segmentStep is how much room a segment gets at once, ahead of what is
 // written: an fdatasync then finds the blocks and the size on disk and need not
 // wait for the file system's own journal (measured on ext4: 130 against 190 µs).
-const segmentStep = 1 << 20
+const segmentStep = 256 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -38,7 +38,7 @@ func Create(dir string, base Base) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	info := Info{Base: base, Created: now()}
+	info := Info{Format: format, Base: base, Created: now()}
 	var salt [32]byte
 	rand.Read(salt[:])
 	info.ID, info.Key = hex.EncodeToString(salt[:16]), hex.EncodeToString(salt[16:])
@@ -54,6 +54,10 @@ func now() Time {
 }
 
 const infoName = "upper.json"
+
+// format is the version of the whole directory: what lies where, and what it
+// means.
+const format = 1
 
 // writeInfo replaces upper.json of dir.
 func writeInfo(dir string, info *Info) error {
@@ -94,6 +98,7 @@ func syncDir(dir string) error {
 
 // Info is what is known of an upper without opening it.
 type Info struct {
+	Format int `json:"format"`
 	Base
 	Created Time   `json:"created"`
 	ID      string `json:"id"`   // random
@@ -118,6 +123,9 @@ func ReadInfo(dir string) (*Info, error) {
 	info := new(Info)
 	if err := json.Unmarshal(b, info); err != nil {
 		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, f.Name(), err)
+	}
+	if info.Format != format {
+		return nil, fmt.Errorf("%s: %w (format %d, this one knows %d)", f.Name(), ErrFormat, info.Format, format)
 	}
 	info.Changed = readSummary(dir)
 	return info, nil

@@ -222,7 +222,7 @@ func (r *rekeyer) write(s *store) error {
 		for _, b := range []struct {
 			from *bucket
 			to   func() *bolt.Bucket
-		}{{&r.old.dirs, w.entryBucket}, {&r.old.xattrs, w.xattrBucket}, {&r.old.blockms, w.chunkBucket}} {
+		}{{&r.old.dirs, w.entryBucket}, {&r.old.xattrs, w.xattrBucket}, {&r.old.blocks, w.chunkBucket}} {
 			if err := r.writeBucket(w, b.from, b.to); err != nil {
 				return err
 			}

@@ -15,8 +15,10 @@ import (
 	"github.com/imgfs/imgfs/unionfs"
 )
 
+const fileSize = 40_000 // too large for a record
+
 // numberedTree returns a tree of the files a, b, c, each of its name's letter
-// ten times, and of the directories i/j, implied, with d, under numbers in the
+// fileSize times, and of the directories i/j, implied, with d, under numbers in the
 // order of order.
 func numberedTree(t *testing.T, order string) *unionfs.FS {
 	t.Helper()
@@ -46,10 +48,10 @@ func numberedTree(t *testing.T, order string) *unionfs.FS {
 	}
 	var content bytes.Buffer
 	for c := byte('a'); c <= 'd'; c++ {
-		content.WriteString(strings.Repeat(string(c), 10))
+		content.WriteString(strings.Repeat(string(c), fileSize))
 	}
 	for _, c := range []byte("/" + order) {
-		n := index.Node{Mode: index.ModeRegular | 0o644, Nlink: 1, Size: 10, Data: int64(c-'a') * 10, Header: int64(c) * 512}
+		n := index.Node{Mode: index.ModeRegular | 0o644, Nlink: 1, Size: fileSize, Data: int64(c-'a') * fileSize, Header: int64(c) * 512}
 		if in[c] != "" {
 			n = index.Node{Mode: index.ModeDir | 0o755, Nlink: 3, Flags: index.FlagImplied, Header: 'd' * 512}
 			parent := index.NodeID(1)
@@ -91,6 +93,7 @@ func find(t *testing.T, u *Upper, path string) (a Attr, ok bool) {
 	return a, true
 }
 
+// contentOf returns the first bytes of a file.
 func contentOf(t *testing.T, u *Upper, n Node) string {
 	t.Helper()
 	f, err := u.Open(n, false)
@@ -98,7 +101,7 @@ func contentOf(t *testing.T, u *Upper, n Node) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	b := make([]byte, 100)
+	b := make([]byte, 10)
 	k, err := f.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ type space struct {
 // What a change may leave of the reserve.
 const (
 	leaveAll  = reserveSize
-	leaveSome = reserveSize / 4 // a fold: the rest is for the journal
+	leaveSome = reserveSize / 4 // a fold: the rest is for the journal. Of a smaller reserve a quarter too
 	leaveNone = 0               // what gives room: removals, and what makes them durable
 )
 
@@ -71,6 +71,9 @@ func (s *space) release(leave int64) (ok bool) {
 		// The disk may be out of inodes: the reserve's own is the last one.
 		return os.Remove(s.path) == nil && syncDir(filepath.Dir(s.path)) == nil
 	}
+	if leave == leaveSome {
+		leave = min(leave, s.most/4)
+	}
 	if s.held <= leave {
 		return false
 	}
@@ -80,7 +83,7 @@ func (s *space) release(leave int64) (ok bool) {
 		return false
 	}
 	defer f.Close()
-	s.held = max(0, s.held-reserveStep)
+	s.held = max(leave, s.held-reserveStep)
 	// A file system with a journal gives freed blocks out only when that has
 	// been written.
 	return f.Truncate(s.held) == nil && f.Sync() == nil

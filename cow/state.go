@@ -48,10 +48,11 @@ type doomed struct {
 	seq  uint64
 }
 
-// What memory holds before it is folded, in bytes of the journal.
+// What memory holds before it is folded, in bytes of the journal. It takes up to
+// twice as many, in each of two deltas.
 const (
 	foldAt = 8 << 20
-	foldBy = 48 << 20 // changes wait from there on
+	foldBy = 24 << 20 // changes wait from there on, while a fold is under way
 
 	tightFold = 256 << 10 // both, while removals live off the reserve
 )
@@ -124,8 +125,13 @@ func onlyRemove(muts []mutation) bool {
 // prepare does what could fail of applying muts, before the journal has them.
 func (u *Upper) prepare(muts []mutation, removes bool) error {
 	if f := u.folding; f != nil && !removes {
-		// A fold that finds no room leaves none to the journal either.
-		if err := f.failing(); err != nil && (isFull(err) || u.active.bytes >= u.opt.foldBy) {
+		// A fold that finds no room gets what comes back before the journal does.
+		limit := u.opt.foldBy
+		err := f.failing()
+		if isFull(err) {
+			limit = u.opt.foldAt
+		}
+		if err != nil && u.active.bytes >= limit {
 			return errnoOf(err)
 		}
 	}

@@ -15,6 +15,8 @@ import (
 var (
 	// ErrDamaged marks an upper whose files are not what was written.
 	ErrDamaged = errors.New("damaged upper")
+	// ErrFormat marks an upper that this package does not know how to read.
+	ErrFormat = errors.New("made by another version of imgfs")
 	// ErrOtherTree marks an upper that lies over another tree.
 	ErrOtherTree = errors.New("the upper lies over another image")
 	// ErrInUse marks an upper that another process has open.
