@@ -63,6 +63,9 @@ type workload struct {
 	rng *rand.Rand
 	pos func() int64 // length of the log
 
+	again  func() *cow.Upper // opens the upper once more
+	before func()            // is called before each random step, if it is not nil
+
 	all     []place // as of the last step
 	touched map[cow.Node]int
 	open    map[cow.Node]*cow.File // kept open
@@ -195,6 +198,9 @@ var crashCaller = cow.Caller{UID: 0, GID: 0}
 // step does one operation that succeeds.
 func (w *workload) step() {
 	w.t.Helper()
+	if w.before != nil {
+		w.before()
+	}
 	for !w.try() {
 	}
 }
@@ -378,9 +384,11 @@ func (w *workload) link() bool {
 
 func (w *workload) remove() bool {
 	p := w.any()
-	if p == nil {
-		return false
-	}
+	return p != nil && w.unlink(p)
+}
+
+func (w *workload) unlink(p *place) bool {
+	w.t.Helper()
 	if p.isRegular() {
 		w.knows(p.attr.Node)
 	}
@@ -518,18 +526,25 @@ func (w *workload) write() bool {
 			off = int64(len(w.model[n])) // append
 		}
 		size := 1 + w.rng.IntN(1<<w.rng.IntN(17))
-		if off+int64(size) > 2<<20 {
-			continue
+		if off+int64(size) <= 2<<20 {
+			w.writeTo(f, p, off, size)
 		}
-		b := crashNoise(uint64(n), uint64(w.now()), off, size)
-		w.changes(n, overwrite(w.model[n], b, off))
-		if k, err := f.WriteAt(b, off); err != nil || k != len(b) {
-			w.fail(fmt.Sprintf("write %s at %d, %d bytes: %d", p.path, off, size, k), err)
-		}
-		w.changed()
-		w.done(fmt.Sprintf("write %s #%d [%d,%d)", p.path, n, off, off+int64(size)))
 	}
 	return true
+}
+
+// writeTo writes to a file that is open.
+func (w *workload) writeTo(f *cow.File, p *place, off int64, size int) {
+	w.t.Helper()
+	n := p.attr.Node
+	b := crashNoise(uint64(n), uint64(w.now()), off, size)
+	w.changes(n, overwrite(w.model[n], b, off))
+	what := fmt.Sprintf("write %s #%d [%d,%d)", p.path, n, off, off+int64(size))
+	if k, err := f.WriteAt(b, off); err != nil || k != len(b) {
+		w.fail(fmt.Sprintf("%s: %d bytes", what, k), err)
+	}
+	w.changed()
+	w.done(what)
 }
 
 // overwrite returns old with b at off.
@@ -581,13 +596,7 @@ func (w *workload) rewrite() bool {
 	f, done := w.handle(n)
 	defer done()
 	for lo := 0; lo < len(w.model[n]); lo += 64 << 10 {
-		b := crashNoise(uint64(n), uint64(w.now()), int64(lo), min(64<<10, len(w.model[n])-lo))
-		w.changes(n, overwrite(w.model[n], b, int64(lo)))
-		if _, err := f.WriteAt(b, int64(lo)); err != nil {
-			w.fail("rewrite "+p.path, err)
-		}
-		w.changed()
-		w.done(fmt.Sprintf("rewrite %s #%d [%d,%d)", p.path, n, lo, lo+len(b)))
+		w.writeTo(f, p, int64(lo), min(64<<10, len(w.model[n])-lo))
 	}
 	if w.rng.IntN(2) == 0 {
 		w.setSize(p, int64(w.rng.IntN(len(w.model[n])+1)))
@@ -612,14 +621,7 @@ func (w *workload) shrinkAndGrow() bool {
 	}
 	f, done := w.handle(n)
 	defer done()
-	off := size + int64(w.rng.IntN(9000))
-	b := crashNoise(uint64(n), uint64(w.now()), off, 1+w.rng.IntN(5000))
-	w.changes(n, overwrite(w.model[n], b, off))
-	if _, err := f.WriteAt(b, off); err != nil {
-		w.fail("write behind the end of "+p.path, err)
-	}
-	w.changed()
-	w.done(fmt.Sprintf("write %s #%d [%d,%d), behind its end", p.path, n, off, off+int64(len(b))))
+	w.writeTo(f, p, size+int64(w.rng.IntN(9000)), 1+w.rng.IntN(5000))
 	return true
 }
 
@@ -630,6 +632,12 @@ func (w *workload) allocate() bool {
 	off, size := int64(w.rng.IntN(len(w.model[n])+9000)), int64(1+w.rng.IntN(20_000))
 	mode := [...]uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE,
 		unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE}[w.rng.IntN(5)]
+	return w.fallocate(p, mode, off, size)
+}
+
+func (w *workload) fallocate(p *place, mode uint32, off, size int64) bool {
+	w.t.Helper()
+	n := p.attr.Node
 	what := fmt.Sprintf("fallocate %s #%d mode %#x [%d,%d)", p.path, n, mode, off, off+size)
 	m := w.model[n]
 	if mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
@@ -660,9 +668,15 @@ func (w *workload) syncFile() bool {
 	if q := w.pick(func(p *place) bool { return p.attr.Node == w.unsynced }); q != nil && w.rng.IntN(2) == 0 {
 		p = q // once more what could not be synced
 	}
+	w.sync(p, w.rng.IntN(2) == 0)
+	return true
+}
+
+// sync is fsync of a file, or fdatasync.
+func (w *workload) sync(p *place, dataOnly bool) {
+	w.t.Helper()
 	n := p.attr.Node
 	w.knows(n)
-	dataOnly := w.rng.IntN(2) == 0
 	f, done := w.handle(n)
 	defer done()
 	last := w.now() - 1
@@ -676,7 +690,6 @@ func (w *workload) syncFile() bool {
 	}
 	w.promises = append(w.promises, pr)
 	w.done(fmt.Sprintf("sync %s #%d data only %v", p.path, n, dataOnly))
-	return true
 }
 
 func (w *workload) syncDir() bool {
@@ -729,8 +742,10 @@ func (w *workload) tmpfile() bool {
 }
 
 // replace writes a new file and renames it over an old one, as editors do.
-func (w *workload) replace() bool {
-	p := w.file()
+func (w *workload) replace() bool { return w.replaceFile(w.file()) }
+
+func (w *workload) replaceFile(p *place) bool {
+	w.t.Helper()
 	tmp := fmt.Sprintf("tmp%d", w.now())
 	w.knows(p.attr.Node)
 	var a cow.Attr
@@ -763,7 +778,7 @@ func (w *workload) replace() bool {
 }
 
 // reopen closes the upper in order and opens it again.
-func (w *workload) reopen(dir string, fs *unionfs.FS, opt cow.Options) {
+func (w *workload) reopen() {
 	w.t.Helper()
 	for n, f := range w.open {
 		if err := f.Close(); err != nil {
@@ -776,11 +791,7 @@ func (w *workload) reopen(dir string, fs *unionfs.FS, opt cow.Options) {
 		w.fail("close the upper", err)
 	}
 	w.promises = append(w.promises, promise{pos: w.pos(), names: last, content: last, attrs: last})
-	u, err := cow.Open(dir, fs, crashChain, opt)
-	if err != nil {
-		w.fail("reopen", err)
-	}
-	w.u = u
+	w.u = w.again()
 	w.done("reopen")
 	if a, b := w.steps[last].lines, w.steps[last+1].lines; a != b {
 		w.t.Fatalf("reopening in order changed names or attributes: %s", firstDifference(b, a))
@@ -793,9 +804,9 @@ const recordedBoot = "recorded"
 // maxFailures is where an upper that takes no more changes is left alone.
 const maxFailures = 25
 
-// record runs a workload on a disk that is recorded, and returns both.
-// before is called before each step, if it is not nil: faults are its work.
-func record(t testing.TB, fs *unionfs.FS, seed uint64, ops int, opt cow.Options, before func(*workload, *crashfs.FS)) (*history, *crashfs.Log) {
+// record runs a workload on a disk that is recorded, and returns both. do does
+// the work.
+func record(t testing.TB, fs *unionfs.FS, seed uint64, opt cow.Options, do func(w *workload, disk *crashfs.FS)) (*history, *crashfs.Log) {
 	t.Helper()
 	disk, err := crashfs.Mount(memDir(t), crashfs.Options{})
 	if err != nil {
@@ -818,27 +829,23 @@ func record(t testing.TB, fs *unionfs.FS, seed uint64, ops int, opt cow.Options,
 	opt.Log = t.Logf
 	opt.SetBoot(recordedBoot)
 	opt.SetFlush(disk.SyncFS)
-	u, err := cow.Open(dir, fs, crashChain, opt)
-	if err != nil {
-		t.Fatal(err)
+	open := func() *cow.Upper {
+		u, err := cow.Open(dir, fs, crashChain, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
 	}
-	w := newWorkload(t, u, seed, func() int64 {
+	w := newWorkload(t, open(), seed, func() int64 {
 		pos, err := disk.Pos()
 		if err != nil {
 			t.Fatal(err)
 		}
 		return pos
 	})
+	w.again = open
 	w.created, w.began = created, cow.Now()
-	for len(w.steps) < ops && w.failures < maxFailures {
-		if before != nil {
-			before(w, disk)
-		}
-		w.step()
-		if before == nil && w.rng.IntN(150) == 0 {
-			w.reopen(dir, fs, opt)
-		}
-	}
+	do(w, disk)
 	if err := disk.Heal(); err != nil {
 		t.Fatal(err)
 	}
@@ -857,4 +864,15 @@ func record(t testing.TB, fs *unionfs.FS, seed uint64, ops int, opt cow.Options,
 		t.Fatal(err)
 	}
 	return &w.history, log
+}
+
+// random does 150 random steps.
+func (w *workload) random(reopens bool) {
+	w.t.Helper()
+	for len(w.steps) < 150 && w.failures < maxFailures {
+		w.step()
+		if reopens && w.rng.IntN(150) == 0 {
+			w.reopen()
+		}
+	}
 }
