@@ -136,7 +136,7 @@ func (s *servedUpper) stop() error {
 	s.in.Close()
 	err := s.answer("done")
 	if err != nil {
-		unix.Unmount(s.dir, unix.MNT_DETACH)
+		dropMount(s.dir)
 		s.cmd.Process.Kill()
 	}
 	err = errors.Join(err, s.cmd.Wait())
@@ -151,7 +151,15 @@ func (s *servedUpper) kill() error {
 	}
 	s.cmd.Wait()
 	s.cmd = nil
-	return unix.Unmount(s.dir, unix.MNT_DETACH)
+	return dropMount(s.dir)
+}
+
+// dropMount takes away a mount whose server is gone.
+func dropMount(dir string) error {
+	if isRoot() {
+		return unix.Unmount(dir, unix.MNT_DETACH)
+	}
+	return exec.Command("fusermount3", "-u", "-z", dir).Run()
 }
 
 // fresh mounts with an upper that has no changes.
