@@ -4,12 +4,14 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,6 +32,7 @@ type writeBench struct {
 	archives    map[string]string   // by shape
 	layers      map[string][]string // unpacked, by shape
 	loaded      map[string]string   // names of images, by store and archive
+	ctx         context.Context     // ends at a signal
 	turns       int                 // so far
 	turn        string              // directory of the turn
 	bare        string              // where to work on the disk's own filesystem
@@ -120,6 +123,11 @@ func (b *writeBench) run(rows []writeRow) (err error) {
 	if b.dir == "" {
 		b.dir = filepath.Dir(images[0].archive)
 	}
+	alone, err := waitAlone(filepath.Join(b.dir, "bench.lock"))
+	if err != nil {
+		return err
+	}
+	defer alone.Close()
 	if b.bare, err = os.MkdirTemp(b.dir, "bench-"); err != nil {
 		return err
 	}
@@ -131,6 +139,7 @@ func (b *writeBench) run(rows []writeRow) (err error) {
 		defer func() { err = errors.Join(err, b.private.remove()) }()
 	}
 	defer b.unmountAll()
+	defer b.stopAtSignal()()
 	if err := apart(b.bare); err != nil {
 		return err
 	}
@@ -141,7 +150,9 @@ func (b *writeBench) run(rows []writeRow) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.shape, err)
 		}
-		if err := b.row(r, im); err != nil {
+		if err := b.row(r, im); b.ctx.Err() != nil {
+			return errors.New("interrupted")
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 		b.table.printRow(os.Stderr, r)
@@ -151,6 +162,31 @@ func (b *writeBench) run(rows []writeRow) (err error) {
 		return nil
 	}
 	return b.table.write(b.json)
+}
+
+// waitAlone waits until no other run measures; that lasts until the file is
+// closed.
+func waitAlone(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		return f, nil
+	}
+	fmt.Fprintln(os.Stderr, "imgfs-bench: waiting for another run to end")
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// stopAtSignal has a signal end the run as an error does, with everything
+// unmounted and removed.
+func (b *writeBench) stopAtSignal() (undo func()) {
+	ctx, undo := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	b.ctx = ctx
+	return undo
 }
 
 // enter chooses where to work.
@@ -205,6 +241,9 @@ func (b *writeBench) row(r writeRow, im image) error {
 	}
 	for run := range b.runs {
 		for i := range systems {
+			if err := b.ctx.Err(); err != nil {
+				return err
+			}
 			system := systems[(run+i)%len(systems)]
 			if err := b.oneTurn(r, system, im); err != nil {
 				return fmt.Errorf("%s: %w", system, err)
@@ -293,7 +332,7 @@ type figure struct {
 }
 
 func (b *writeBench) startWork(name string, m *mounted) (*worker, error) {
-	w := &worker{cmd: exec.Command(b.self, "work", name, m.dir), stop: make(chan struct{})}
+	w := &worker{cmd: exec.CommandContext(b.ctx, b.self, "work", name, m.dir), stop: make(chan struct{})}
 	w.cmd.Dir = "/"
 	w.cmd.Stderr = &w.errs
 	var err error
