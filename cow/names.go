@@ -21,6 +21,7 @@ type Creation struct {
 	Mode, Umask uint32
 	Rdev        uint32
 	Target      string // of a symlink
+	Small       bool   // a file that is likely to stay small: it gets a data file only at need
 }
 
 // checkName refuses what cannot be a name. The kernel sends no such ones but
@@ -287,7 +288,7 @@ func (u *Upper) CreateFile(c Caller, dir Node, name string, k Creation, a *Attr)
 	}
 	u.room()
 	n, flags := Node(0), uint32(0)
-	if u.opt.Passthrough {
+	if u.opt.Passthrough && !k.Small {
 		var err error
 		if n, err = u.newFile(dir, name); err != nil {
 			return nil, err

@@ -86,6 +86,7 @@ func (v *top) forgotten(n cow.Node) {
 	var status fuse.Status
 	defer v.caught(debug.SetPanicOnFault(true), "forget", uint64(n), &status)
 	if v.kernel.InodeNotify(uint64(n), attributesOnly, 0) != fuse.OK {
+		v.files.drop(v, n)
 		v.u.Forget(n)
 	}
 }

@@ -79,9 +79,11 @@ type top struct {
 	read    readNodes    // nil unless layers are still to be verified
 
 	passthrough  bool
-	keepsOpenDir bool   // ENOSYS to OPENDIR means never ask again; known after INIT
+	keepsOpen    bool   // ENOSYS to OPEN means never ask again, and nothing is passed through; known after INIT
+	keepsOpenDir bool   // as keepsOpen, of OPENDIR
 	kernel       kernel // known after INIT
 	files        fileTable
+	bursts       bursts
 	uncapped     atomic.Uint64 // the node that root last took the capabilities of
 	dirs         dirTable
 	forgets      forgets
@@ -116,7 +118,9 @@ func (v *top) String() string { return "imgfs" }
 // Init learns what the kernel can do.
 func (v *top) Init(s *fuse.Server) {
 	v.kernel = s
-	v.keepsOpenDir = s.KernelSettings().Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+	k := s.KernelSettings()
+	v.keepsOpen = k.Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0 && !v.passthrough
+	v.keepsOpenDir = k.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	v.forgets.start(v)
 }
 
@@ -255,7 +259,7 @@ func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	changes(in, &s)
 	if in.Caller.Uid != 0 {
 		v.dropGroupID(in, &s)
-	} else if v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid == 0 {
+	} else if v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid&asks == 0 {
 		s.Valid = 0 // root writes: what it takes is gone, setuid and setgid stay
 	}
 	var a cow.Attr
@@ -269,10 +273,12 @@ func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	return fuse.OK
 }
 
-// changes fills s with what in asks for. With a writeback cache the kernel adds
-// its ctime to what changes nothing.
+// asks are the changes that a SetAttr can ask for. With a writeback cache the
+// kernel adds its ctime to what asks for nothing.
+const asks = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+
+// changes fills s with what in asks for.
 func changes(in *fuse.SetAttrIn, s *cow.SetAttr) {
-	const asks = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 	if in.Valid&asks == 0 || in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
 		s.Valid |= cow.KillPriv
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
@@ -27,8 +28,9 @@ type openFile struct {
 	node cow.Node
 	fh   uint64
 
-	refs   int  // opened and not released; guarded by fileTable.mu
-	marked bool // passed through and opened for writing; guarded by fileTable.mu
+	refs         int  // opened and not released; guarded by fileTable.mu
+	marked       bool // passed through and opened for writing; guarded by fileTable.mu
+	recent, used bool // see recentFiles; guarded by fileTable.mu
 
 	// mu guards the rest, and orders before fileTable.mu. It is held while the
 	// first open decides.
@@ -40,6 +42,8 @@ type openFile struct {
 	backing int32 // the id that the kernel knows it by
 
 	reader, writer atomic.Pointer[cow.File] // set under mu
+
+	maker atomic.Uint32 // the process that made it, until it is known to be large; 0: not known
 
 	// clean tells that the file has neither setuid, setgid nor capabilities, so
 	// that a write need not clear them.
@@ -60,6 +64,10 @@ func (o *openFile) close(v *top) {
 	defer o.mu.Unlock()
 	o.closed = true
 	if o.passed {
+		var st syscall.Stat_t
+		if o.maker.Load() != 0 && syscall.Fstat(o.fd, &st) == nil && st.Size > smallFile {
+			o.large(v)
+		}
 		v.kernel.UnregisterBackingFd(o.backing)
 	}
 	for _, p := range [...]*atomic.Pointer[cow.File]{&o.reader, &o.writer} {
@@ -71,6 +79,13 @@ func (o *openFile) close(v *top) {
 	}
 }
 
+// large notes that o did not stay small.
+func (o *openFile) large(v *top) {
+	if pid := o.maker.Swap(0); pid != 0 {
+		v.bursts.large(pid)
+	}
+}
+
 // fileTable has the open files of a mount. A handle is a place in slots.
 type fileTable struct {
 	mu    sync.RWMutex
@@ -79,6 +94,7 @@ type fileTable struct {
 	free  []uint64               // guarded by mu
 	marks atomic.Int64           // how many are marked
 
+	recent recentFiles
 	mapped mappedFiles
 }
 
@@ -101,6 +117,10 @@ func (t *fileTable) get(fh uint64) *openFile {
 func (t *fileTable) take(n cow.Node) *openFile {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.takeLocked(n)
+}
+
+func (t *fileTable) takeLocked(n cow.Node) *openFile {
 	o := t.nodes[n]
 	if o == nil {
 		o = &openFile{node: n, fh: uint64(len(t.slots))}
@@ -194,10 +214,13 @@ func (t *fileTable) privileged(n cow.Node) {
 
 func writes(flags uint32) bool { return flags&syscall.O_ACCMODE != syscall.O_RDONLY }
 
-// Open opens a regular file. O_TRUNC is not ours to do (CAP_ATOMIC_O_TRUNC): the
+// Open opens a regular file, if it must be. O_TRUNC is not ours to do (CAP_ATOMIC_O_TRUNC): the
 // kernel would ask for it before it finds out that the file is a running program.
 func (v *top) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "open", in.NodeId, &status)
+	if v.keepsOpen {
+		return fuse.ENOSYS
+	}
 	return v.errno("open", in.NodeId, v.open(cow.Node(in.NodeId), nil, false, writes(in.Flags), out))
 }
 
@@ -258,14 +281,7 @@ func (v *top) openAs(o *openFile, fresh *cow.File, clean, write bool) error {
 // been written past its pages is dropped. Preconditions: o.mu is held, and this
 // is o's first open.
 func (v *top) pass(o *openFile, f *cow.File, fresh, kills bool) {
-	var fd int
-	var ok bool
-	var err error
-	if fresh {
-		fd, ok, err = f.Backing()
-	} else {
-		fd, ok, err = f.ExistingBacking()
-	}
+	fd, ok, err := f.ExistingBacking()
 	if err == nil && !ok {
 		return
 	}
@@ -306,10 +322,14 @@ func (v *top) createFile(op string, in *fuse.CreateIn, name string, out *fuse.Cr
 	defer v.caught(debug.SetPanicOnFault(true), op, in.NodeId, &status)
 	var a cow.Attr
 	k := cow.Creation{Mode: index.ModeRegular | in.Mode&0o7777, Umask: in.Umask}
+	k.Small = v.passthrough && v.bursts.small(in.Caller.Pid, time.Now())
 	f, err := v.u.CreateFile(caller(&in.InHeader), cow.Node(in.NodeId), name, k, &a)
 	if err == nil {
 		clean := a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0
 		err = v.open(a.Node, f, clean, writes(in.Flags), &out.OpenOut)
+		if o := v.files.get(out.Fh); err == nil && o != nil {
+			o.maker.Store(in.Caller.Pid)
+		}
 	}
 	if err != nil {
 		return v.errno(op, in.NodeId, err)
@@ -330,21 +350,43 @@ func (v *top) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // Flush has nothing to do, and says so for good.
 func (v *top) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
-// opened returns the open file of a handle.
-func (v *top) opened(fh uint64) (*openFile, *cow.File, error) {
-	if o := v.files.get(fh); o != nil {
+// using returns the open file of a handle, or of a node where none is given, to
+// be released with done. write says what it is needed for.
+func (v *top) using(fh, node uint64, write bool) (*openFile, *cow.File, error) {
+	if fh == 0 && v.keepsOpen {
+		o := v.files.use(v, cow.Node(node))
+		if err := v.openAs(o, nil, false, write); err != nil {
+			v.files.drop(v, o.node)
+			v.files.release(v, o)
+			return nil, nil, err
+		}
 		return o, o.file(), nil
 	}
-	return nil, nil, fmt.Errorf("no open file has handle %d", fh)
+	o := v.files.get(fh)
+	if o == nil {
+		return nil, nil, fmt.Errorf("no open file has handle %d", fh)
+	}
+	if f := o.file(); !write || o.writer.Load() == f {
+		return o, f, nil
+	}
+	return nil, nil, syscall.EBADF
+}
+
+// done ends using.
+func (v *top) done(fh uint64, o *openFile) {
+	if fh == 0 {
+		v.files.release(v, o)
+	}
 }
 
 // Read fills the buffer that goes to the kernel.
 func (v *top) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse.ReadResult, status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "read", in.NodeId, &status)
-	_, f, err := v.opened(in.Fh)
+	o, f, err := v.using(in.Fh, in.NodeId, false)
 	if err != nil {
 		return nil, v.errno("read", in.NodeId, err)
 	}
+	defer v.done(in.Fh, o)
 	if v.read != nil && in.NodeId < uint64(cow.FirstOwn) {
 		v.read.add(index.NodeID(in.NodeId)) // before its layer is asked: see DropLayer
 	}
@@ -372,18 +414,18 @@ func (v *top) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 
 func (v *top) write(in *fuse.WriteIn, data []byte) (written uint32, status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "write", in.NodeId, &status)
-	o, _, err := v.opened(in.Fh)
+	o, f, err := v.using(in.Fh, in.NodeId, true)
 	if err != nil {
 		return 0, v.errno("write", in.NodeId, err)
 	}
-	f := o.writer.Load()
-	if f == nil {
-		return 0, fuse.EBADF
-	}
+	defer v.done(in.Fh, o)
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
 		if err := v.clearPrivileges(o, &in.InHeader); err != nil {
 			return 0, v.errno("write", in.NodeId, err)
 		}
+	}
+	if in.Offset > smallFile {
+		o.large(v)
 	}
 	n, err := f.WriteAt(data, int64(in.Offset))
 	if err != nil && (n == 0 || in.WriteFlags&fuse.WRITE_CACHE != 0) { // the kernel's cache knows no short write
@@ -408,11 +450,12 @@ func (v *top) clearPrivileges(o *openFile, h *fuse.InHeader) error {
 // Fsync makes a file durable.
 func (v *top) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "fsync", in.NodeId, &status)
-	_, f, err := v.opened(in.Fh)
-	if err == nil {
-		err = f.Sync(in.FsyncFlags&fsyncData != 0)
+	o, f, err := v.using(in.Fh, in.NodeId, false)
+	if err != nil {
+		return v.errno("fsync", in.NodeId, err)
 	}
-	return v.errno("fsync", in.NodeId, err)
+	defer v.done(in.Fh, o)
+	return v.errno("fsync", in.NodeId, f.Sync(in.FsyncFlags&fsyncData != 0))
 }
 
 const fsyncData = 1 // FUSE_FSYNC_FDATASYNC
@@ -420,14 +463,11 @@ const fsyncData = 1 // FUSE_FSYNC_FDATASYNC
 // Fallocate answers fallocate(2).
 func (v *top) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "fallocate", in.NodeId, &status)
-	o, _, err := v.opened(in.Fh)
+	o, f, err := v.using(in.Fh, in.NodeId, true)
 	if err != nil {
 		return v.errno("fallocate", in.NodeId, err)
 	}
-	f := o.writer.Load()
-	if f == nil {
-		return fuse.EBADF
-	}
+	defer v.done(in.Fh, o)
 	return v.errno("fallocate", in.NodeId, f.Allocate(in.Mode, int64(in.Offset), int64(in.Length)))
 }
 
@@ -439,11 +479,12 @@ func (v *top) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) (st
 	if in.Whence != seekData && in.Whence != seekHole {
 		return fuse.EINVAL
 	}
-	o, f, err := v.opened(in.Fh)
+	o, f, err := v.using(in.Fh, in.NodeId, false)
 	if err != nil {
 		return v.errno("lseek", in.NodeId, err)
 	}
-	if !v.passthrough && o.writer.Load() != nil {
+	defer v.done(in.Fh, o)
+	if !v.passthrough {
 		v.kernel.InodeNotify(in.NodeId, 0, 0)
 	}
 	off, err := f.SeekData(int64(in.Offset), in.Whence == seekData)

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"testing"
+	"time"
+)
+
+func TestBursts(t *testing.T) {
+	var b bursts
+	now := time.Unix(1000, 0)
+	make := func(pid uint32, after time.Duration) bool {
+		now = now.Add(after)
+		return b.small(pid, now)
+	}
+	for i := range 3 {
+		if make(1, time.Millisecond) {
+			t.Errorf("file %d of a burst is taken for small", i)
+		}
+	}
+	if !make(1, time.Millisecond) {
+		t.Error("the fourth file in a row is not taken for small")
+	}
+	if make(2, 0) {
+		t.Error("the first file of another process is taken for small")
+	}
+	if make(1, time.Second) {
+		t.Error("a file after a pause is taken for small")
+	}
+	for range 10 {
+		make(1, 0)
+	}
+	b.large(1)
+	if make(1, 0) || make(1, 0) {
+		t.Error("a file after a large one is taken for small")
+	}
+	for pid := uint32(10); pid < 30; pid++ { // more than are remembered
+		if make(pid, time.Millisecond) {
+			t.Errorf("the first file of process %d is taken for small", pid)
+		}
+	}
+}
