@@ -320,7 +320,11 @@ func (w *workload) changed() {
 }
 
 func (w *workload) create() bool {
-	d, name := w.dir(), w.freshName()
+	return w.createAs(w.dir(), w.freshName())
+}
+
+func (w *workload) createAs(d *place, name string) bool {
+	w.t.Helper()
 	var a cow.Attr
 	f, err := w.u.CreateFile(crashCaller, d.attr.Node, name, cow.Creation{Mode: index.ModeRegular | 0o644}, &a)
 	if errors.Is(err, syscall.EEXIST) {

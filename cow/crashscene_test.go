@@ -34,6 +34,14 @@ func (w *workload) writes(path string, off int64, size int) {
 	w.writeTo(f, p, off, size)
 }
 
+// makes makes a file in the root.
+func (w *workload) makes(name string) {
+	w.t.Helper()
+	if !w.createAs(w.pick(func(p *place) bool { return p.name == "" }), name) {
+		w.t.Fatalf("%s is there", name)
+	}
+}
+
 // scenes are what random work seldom does: where the order of writes matters.
 // big1 is a little larger than what is copied whole, big2 some 300 000 bytes.
 var scenes = []struct {
@@ -103,6 +111,32 @@ var scenes = []struct {
 		w.sync(w.at("dir/1"), true)
 		w.setSize(w.at("big2"), 0)
 		w.writes("big2", 0, 7000)
+	}},
+	{"new, small, synced, and grown", func(w *workload) {
+		w.makes("new")
+		w.writes("new", 0, 500)
+		w.sync(w.at("new"), true)
+		w.writes("new", 100, 50)
+		w.writes("new", 400, 40_000)
+		w.setSize(w.at("new"), 300)
+		w.writes("new", 1000, 5)
+		w.makes("other")
+		w.writes("other", 10, 3000)
+		w.writes("other", 3000, 90_000)
+		w.sync(w.at("other"), false)
+		w.writes("dir/1", 0, 30_000)
+		w.setSize(w.at("dir/1"), 2)
+		w.fallocate(w.at("dir/1"), 0, 0, 50_000)
+		w.syncAll()
+	}},
+	{"new, small, and renamed over an old one", func(w *workload) {
+		w.makes("new")
+		w.writes("new", 0, 500)
+		w.sync(w.at("new"), false)
+		w.replaceFile(w.at("new"))
+		w.writes("new", 0, 60_000)
+		w.replaceFile(w.at("new"))
+		w.unlink(w.at("new"))
 	}},
 	{"closed and opened", func(w *workload) {
 		w.writes("big2", 1000, 10_000)

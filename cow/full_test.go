@@ -158,7 +158,7 @@ func TestDiskFull(t *testing.T) {
 		{"by large files", 24 << 20, 0, 1 << 20},
 		{"by small files", 8 << 20, 0, 3000},
 		{"by names", 5 << 20, 0, 0},
-		{"of inodes", 32 << 20, 400, 100},
+		{"of inodes", 48 << 20, 400, 40_000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			disk := smallDisk(t, tt.size, tt.inodes)
@@ -193,7 +193,9 @@ func TestDiskFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.fill("a", tt.file)
-			f.fill("b", min(tt.file, 1))
+			if tt.inodes == 0 {
+				f.fill("b", min(tt.file, 1))
+			}
 			if tt.file > 0 && tt.inodes == 0 { // an empty file takes no inode of the disk
 				f.fill("c", 0)
 			}
@@ -209,7 +211,7 @@ func TestDiskFull(t *testing.T) {
 			}
 			f.check("after removing on a full disk")
 			tries := 0
-			f.again("make a file", func() error { tries++; return f.add(fmt.Sprint("later", tries), 100) })
+			f.again("make a file", func() error { tries++; return f.add(fmt.Sprint("later", tries), min(tt.file, 50_000)) })
 			f.again("change a file of the image", func() error {
 				var a cow.Attr
 				if found, err := f.u.Lookup(cow.RootNode, "big0", &a); !found {
@@ -229,7 +231,6 @@ func TestDiskFull(t *testing.T) {
 
 			// Full once more, and closed so.
 			f.fill("d", tt.file)
-			f.fill("e", min(tt.file, 1))
 			reopen("on a full disk")
 			f.check("opened on a full disk")
 			for _, name := range []string{"first", "h2"} {
