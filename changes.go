@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"syscall"
@@ -116,13 +117,62 @@ func (s *Store) findUpper(ctx context.Context, arg string) (*upperSource, error)
 	return &upperSource{s, on.Upper, on}, nil
 }
 
-// call writes to w what the call asks of the upper.
+// call writes to w what the call asks of the upper. If its mount is just ending
+// it is asked of the upper alone.
 func (f *upperSource) call(ctx context.Context, name string, arg any, w io.Writer) error {
 	raw, err := json.Marshal(arg)
 	if err != nil {
 		return err
 	}
-	c := &control.Call{Name: name, Arg: raw}
+	out := &startedWriter{w: w}
+	for begun := time.Now(); ; {
+		err := f.callOnce(ctx, &control.Call{Name: name, Arg: raw}, out)
+		if !isEnding(err) || out.started || time.Since(begun) > endTime {
+			return err
+		}
+		f.mount = nil
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// A startedWriter knows whether anything was written.
+type startedWriter struct {
+	w       io.Writer
+	started bool
+}
+
+func (s *startedWriter) Write(p []byte) (int, error) {
+	s.started = true
+	return s.w.Write(p)
+}
+
+// isEnding tells that the server that was called has ended, or is about to.
+func isEnding(err error) bool {
+	if said := (*control.CallError)(nil); errors.As(err, &said) {
+		return said.Errno == syscall.ENOTCONN
+	}
+	for _, is := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	var dial *net.OpError // its socket is gone
+	return errors.As(err, &dial) && errors.Is(dial, fs.ErrNotExist)
+}
+
+// pause waits a moment.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pollTime):
+		return nil
+	}
+}
+
+func (f *upperSource) callOnce(ctx context.Context, c *control.Call, w io.Writer) error {
 	if f.mount != nil {
 		return f.mount.Call(ctx, c, w)
 	}
@@ -167,10 +217,26 @@ func (f *upperSource) wait(ctx context.Context) (*Image, *cow.Upper, error) {
 		if time.Since(begun) > limit {
 			return nil, nil, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
-		case <-time.After(pollTime):
+		if err := pause(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// whenFree calls do, which wants the upper for itself, and again while the
+// server of a mount that was there has not ended yet.
+func whenFree(ctx context.Context, do func() error) error {
+	for begun := time.Now(); ; {
+		err := do()
+		var used *cow.InUseError
+		if !errors.As(err, &used) || used.Dir == "" || time.Since(begun) > endTime {
+			return err
+		}
+		if place, lerr := mtab.Locate(used.Dir); lerr == nil && place.IsOurs() {
+			return err
+		}
+		if err := pause(ctx); err != nil {
+			return err
 		}
 	}
 }
@@ -254,14 +320,14 @@ func (s *Store) Reset(ctx context.Context, name string, paths []string) error {
 	if err != nil {
 		return err
 	}
-	if src.mount != nil {
-		return upperError(src.name, &cow.InUseError{PID: src.mount.Server, Dir: src.mount.Dir})
-	}
 	if len(paths) == 0 {
-		return upperError(src.name, cow.Clear(s.upperDir(src.name)))
+		return upperError(src.name, whenFree(ctx, func() error { return cow.Clear(s.upperDir(src.name)) }))
 	}
-	img, u, err := src.open(ctx)
-	if err != nil {
+	var (
+		img *Image
+		u   *cow.Upper
+	)
+	if err := whenFree(ctx, func() error { img, u, err = src.open(ctx); return err }); err != nil {
 		return err
 	}
 	for _, p := range paths {

@@ -111,7 +111,7 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 	m := &Mount{store: s, img: img, logf: opt.Logf, stopVerify: func() {}}
 	m.verified.Store(!img.Unverified())
 	if opt.Writable {
-		if m.upper, err = s.useUpper(img, path, &opt); err != nil {
+		if m.upper, err = s.useUpper(ctx, img, path, &opt); err != nil {
 			return nil, errors.Join(err, img.Close())
 		}
 	}

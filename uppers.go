@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/imgfs/imgfs/cow"
@@ -174,7 +175,7 @@ func (s *Store) RemoveUpper(name string) error {
 	if err := s.hasUpper(name); err != nil {
 		return err
 	}
-	return upperError(name, cow.Remove(s.upperDir(name)))
+	return upperError(name, whenFree(context.Background(), func() error { return cow.Remove(s.upperDir(name)) }))
 }
 
 // RenameUpper gives an upper another name. It is refused while the upper is in
@@ -186,7 +187,7 @@ func (s *Store) RenameUpper(name, to string) error {
 	if err := checkUpperName(to); err != nil {
 		return err
 	}
-	err := cow.Rename(s.upperDir(name), s.upperDir(to))
+	err := whenFree(context.Background(), func() error { return cow.Rename(s.upperDir(name), s.upperDir(to)) })
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("upper %s: there is one of that name: %w", to, fs.ErrExist)
 	}
@@ -227,7 +228,7 @@ func (i *Image) base() (cow.Base, error) {
 // openUpper opens the upper name over i; dir is where it will be mounted, for
 // others to read. It is made if there is none. An empty name stands for a new
 // one.
-func (s *Store) openUpper(i *Image, name, dir string, opt cow.Options) (_ *cow.Upper, _ string, made bool, err error) {
+func (s *Store) openUpper(ctx context.Context, i *Image, name, dir string, opt cow.Options) (_ *cow.Upper, _ string, made bool, err error) {
 	base, err := i.base()
 	if err != nil {
 		return nil, "", false, err
@@ -251,7 +252,8 @@ func (s *Store) openUpper(i *Image, name, dir string, opt cow.Options) (_ *cow.U
 		return nil, "", false, upperError(name, err)
 	}
 	opt.MountDir = dir
-	u, err := cow.Open(path, i.FS, base.ChainID, opt)
+	var u *cow.Upper
+	err = whenFree(ctx, func() (err error) { u, err = cow.Open(path, i.FS, base.ChainID, opt); return err })
 	if err != nil {
 		if made {
 			err = errors.Join(err, cow.Remove(path))
@@ -321,10 +323,16 @@ func (use *upperUse) call(ctx context.Context, c *control.Call, w io.Writer) err
 	return err
 }
 
-var errUnmounted = errors.New("unmounted meanwhile")
+// errUnmounted is told to who calls a mount that is ending.
+var errUnmounted error = unmountedError{}
+
+type unmountedError struct{}
+
+func (unmountedError) Error() string { return "unmounted meanwhile" }
+func (unmountedError) Unwrap() error { return syscall.ENOTCONN }
 
 // useUpper opens the upper that opt asks for, over img, for a mount at dir.
-func (s *Store) useUpper(img *Image, dir string, opt *MountOptions) (*upperUse, error) {
+func (s *Store) useUpper(ctx context.Context, img *Image, dir string, opt *MountOptions) (*upperUse, error) {
 	switch {
 	case img.Path != "":
 		return nil, &RefusedError{Dir: dir, Reason: "a part of an image cannot be mounted read-write", Hint: "mount the whole image"}
@@ -334,7 +342,7 @@ func (s *Store) useUpper(img *Image, dir string, opt *MountOptions) (*upperUse, 
 			Hint: "leave --rm out, or choose another name",
 		}
 	}
-	u, name, made, err := s.openUpper(img, opt.Upper, dir, cow.Options{Log: opt.Logf})
+	u, name, made, err := s.openUpper(ctx, img, opt.Upper, dir, cow.Options{Log: opt.Logf})
 	if err != nil {
 		return nil, err
 	}

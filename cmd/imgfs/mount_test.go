@@ -651,6 +651,7 @@ func TestMount8(t *testing.T) {
 	}
 	b := newBench(t)
 	dir, sbin := b.point("m"), b.point("sbin")
+	b.point("m2")
 	if err := os.Symlink(b.bin, sbin+"/"+helperName); err != nil {
 		t.Fatal(err)
 	}
@@ -668,6 +669,12 @@ cat "$1/m/etc/os-release"
 umount "$1/m"
 mount -T "$1/fstab" "$1/m"
 grep -q "$1/m ro,nosuid,nodev,noexec" /proc/self/mountinfo
+mount -t fuse.imgfs -o root="$1/store",upper=u,noexec img "$1/m2"
+echo there >"$1/m2/x"
+umount "$1/m2"
+mount -t fuse.imgfs -o root="$1/store",rw,upper=u img "$1/m2"
+grep -q there "$1/m2/x"
+umount "$1/m2"
 if mount -T "$1/fstab" -o remount "$1/m" 2>"$1/errs"; then exit 1; fi
 grep -q anew "$1/errs"
 fusermount3 -u "$1/m"
@@ -694,6 +701,8 @@ func TestHelperArguments(t *testing.T) {
 		{"-sn img -o root=/s,allow_other /m -t fuse.imgfs -N 7", "img /m root=/s mkdir=false [allow_other] []"},
 		{"img /m -oplatform=linux/arm64,uid=5,X-mount.mkdir", "img /m root= mkdir=true [platform=linux/arm64 uid=5] []"},
 		{`img /m -o context="a,b",nodev`, "img /m root= mkdir=false [context=a,b nodev] [context=a,b]"},
+		{"img /m -o ro,upper=u", "error"}, // mount(8) says ro only if somebody does
+		{"img /m -o upper=", "error"},
 		{"img /m -o remount", "error"},
 		{"img", "error"},
 		{"img /m -o", "error"},
