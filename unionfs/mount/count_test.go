@@ -4,6 +4,7 @@ package mount
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sort"
@@ -287,6 +288,23 @@ func TestUpperRequests(t *testing.T) {
 			if n > tt.most {
 				t.Errorf("%s: %d requests, want at most %d", tt.script, n, tt.most)
 			}
+		}
+	})
+}
+
+// Where the kernel gathers writes, a close asks for an answer.
+func TestUpperFlush(t *testing.T) {
+	ways(t, func(t *testing.T, opt Options) {
+		var c counter
+		opt.wrap = c.wrap
+		dir, s := mountedUpper(t, newUpper(t, small()), opt)
+		c.take()
+		for i := range 5 {
+			must(t, os.WriteFile(fmt.Sprintf("%s/%d", dir, i), []byte("x"), 0o644))
+		}
+		what, _ := c.take()
+		if want := !passes(s); strings.Contains(what, "flush=5") != want || strings.Contains(what, "flush") != want {
+			t.Errorf("passthrough %v: %s", passes(s), what)
 		}
 	})
 }
