@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // For minutes after thousands of files were removed from its block groups, ext4
@@ -65,8 +66,14 @@ func (p *private) free() error {
 	return err
 }
 
+// remove unmounts it, when the last server that was just unmounted is gone.
 func (p *private) remove() error {
-	_, err := output(exec.Command("umount", p.dir))
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if _, err = output(exec.Command("umount", p.dir)); err == nil {
+			break
+		}
+	}
 	return errors.Join(err, p.free())
 }
 
