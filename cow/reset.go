@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"syscall"
 
 	"github.com/imgfs/imgfs/index"
 )
@@ -45,11 +46,11 @@ func (u *Upper) Reset(at string) error {
 	}
 	var a Attr
 	found, err := u.Lookup(up, name, &a)
+	if err == syscall.ENOTDIR || err == nil && !found && low == 0 {
+		return fs.ErrNotExist
+	}
 	if err != nil {
 		return err
-	}
-	if !found && low == 0 {
-		return fs.ErrNotExist
 	}
 	if found {
 		if err := u.removeAll(up, name, &a); err != nil {
@@ -82,11 +83,11 @@ func (u *Upper) resolve(at string) (Node, error) {
 		}
 		var a Attr
 		found, err := u.Lookup(n, name, &a)
+		if err == syscall.ENOTDIR || err == nil && !found {
+			return 0, fs.ErrNotExist
+		}
 		if err != nil {
 			return 0, err
-		}
-		if !found {
-			return 0, fs.ErrNotExist
 		}
 		n = a.Node
 	}
