@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -377,7 +378,10 @@ func (s *Store) Commit(ctx context.Context, arg, ref string, opt CommitOptions, 
 	}
 	defer base.Close()
 	layer := cow.TarOptions{AllowChanging: allowChanging}
-	if os.Getenv(sourceDateEpoch) != "" && opt.Created.IsZero() {
+	if epoch := os.Getenv(sourceDateEpoch); epoch != "" && opt.Created.IsZero() {
+		if _, err := strconv.ParseInt(epoch, 10, 64); err != nil {
+			return "", optionError{fmt.Errorf("%s=%q: want seconds since 1970", sourceDateEpoch, epoch)}
+		}
 		layer.Clamp = now()
 	}
 	write := func(w io.Writer) error { return src.call(ctx, callLayer, layer, w) }
