@@ -22,6 +22,7 @@ const (
 	fuseOverlayIs = "fuse-overlayfs"
 	memfsIs       = "memfs"
 	memfsCachedIs = "memfs -writeback"
+	memfsBareIs   = "memfs -noxattr"
 	diskIs        = "ext4"
 )
 
@@ -68,6 +69,9 @@ func (b *writeBench) mountSystem(system string, im image) (m *mounted, err error
 	case memfsCachedIs:
 		m.upper = ""
 		err = m.start(exec.Command(b.memfs, "-from", layers, "-writeback", m.dir))
+	case memfsBareIs:
+		m.upper = ""
+		err = m.start(exec.Command(b.memfs, "-from", layers, "-noxattr", m.dir))
 	case diskIs:
 		b.mounted = b.mounted[:len(b.mounted)-1]
 		m.dir, m.stack = m.upper, false

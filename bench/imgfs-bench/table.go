@@ -131,7 +131,7 @@ func (l *line) cell(system string) string {
 func (t *table) print(w io.Writer, rows []writeRow) {
 	fmt.Fprintf(w, "%s; %d runs in turn: median ± half of most less least; a ratio is the median of the runs' ratios\n\n", t.Machine, t.Runs)
 	var peers []string // that have a figure
-	for _, p := range []string{overlayIs, fuseOverlayIs, memfsIs, memfsCachedIs, diskIs, imgfsReadIs} {
+	for _, p := range []string{overlayIs, fuseOverlayIs, memfsIs, memfsCachedIs, memfsBareIs, diskIs, imgfsReadIs} {
 		if slices.ContainsFunc(t.Lines, func(l *line) bool { return len(l.Figures[p]) > 0 }) {
 			peers = append(peers, p)
 		}

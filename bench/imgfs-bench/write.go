@@ -45,7 +45,7 @@ func writeMain(args []string) error {
 	var b writeBench
 	rows := flags.String("rows", "", "only these rows, with a comma between them (default: all but million)")
 	systems := flags.String("systems", "", "only these systems, with a comma between them (default: all of a row)")
-	also := flags.String("also", "", "these systems too, in every row: \"memfs -writeback\", \"imgfs -o nopassthrough\"")
+	also := flags.String("also", "", "these systems too, in every row: \"memfs -writeback\", \"memfs -noxattr\", \"imgfs -o nopassthrough\"")
 	flags.BoolVar(&b.quick, "quick", false, "a shorter file, fewer runs")
 	flags.StringVar(&b.imgfs, "imgfs", "./imgfs", "the binary to measure")
 	flags.StringVar(&b.memfs, "memfs", "build/memfs", "the memory-only server")

@@ -6,9 +6,12 @@
 // zeros. What it takes, any server of this kind takes.
 //
 // It asks the kernel for what imgfs asks for, and answers as sparingly:
-// everything is cached for ever, no FLUSH, no security.capability for writes.
+// everything is cached for ever, no FLUSH. It says that no file has extended
+// attributes, not that there are none here: a filesystem that has some is asked
+// for security.capability before the first write of each file and each chown,
+// and has to answer. With -noxattr it is not asked.
 //
-//	memfs [-from DIR:DIR...] [-writeback] MOUNTPOINT
+//	memfs [-from DIR:DIR...] [-writeback] [-noxattr] MOUNTPOINT
 //
 // It serves until it is unmounted. It is no filesystem to keep anything in.
 package main
@@ -26,6 +29,7 @@ import (
 func main() {
 	var (
 		from      = flag.String("from", "", "begin with the names and attributes below these directories, one over the other; a colon between them")
+		noxattr   = flag.Bool("noxattr", false, "know no extended attributes")
 		writeback = flag.Bool("writeback", false, "let the kernel gather writes")
 	)
 	flag.Parse()
@@ -33,14 +37,15 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := serve(flag.Arg(0), *from, *writeback); err != nil {
+	if err := serve(flag.Arg(0), *from, *writeback, *noxattr); err != nil {
 		fmt.Fprintln(os.Stderr, "memfs:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(dir, from string, writeback bool) error {
+func serve(dir, from string, writeback, noxattr bool) error {
 	m := newMemfs()
+	m.noxattr = noxattr
 	for dir := range strings.SplitSeq(from, ":") {
 		if dir == "" {
 			continue
@@ -72,6 +77,7 @@ func options(writeback bool) *fuse.MountOptions {
 		MaxWrite:                 maxRequest,
 		MaxBackground:            16,
 		EnableSymlinkCaching:     true,
+		EnableAcl:                true,
 		ExplicitDataCacheControl: true,
 		DisableSplice:            true,
 		ExtraCapabilities:        fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK,

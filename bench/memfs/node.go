@@ -46,6 +46,7 @@ type entry struct {
 // answers with ENOSYS, so that the kernel asks only once.
 type memfs struct {
 	fuse.RawFileSystem
+	noxattr bool // immutable
 
 	mu    sync.Mutex
 	nodes []*node // guarded by mu

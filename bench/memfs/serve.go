@@ -189,6 +189,13 @@ func (m *memfs) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 	return uint32(len(data)), fuse.OK
 }
 
+func (m *memfs) GetXAttr(<-chan struct{}, *fuse.InHeader, string, []byte) (uint32, fuse.Status) {
+	if m.noxattr {
+		return 0, fuse.ENOSYS
+	}
+	return 0, fuse.ENODATA
+}
+
 func (m *memfs) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	*out = fuse.StatfsOut{Blocks: 1 << 30, Bfree: 1 << 30, Bavail: 1 << 30, Files: 1 << 30, Ffree: 1 << 30, Bsize: 4096, Frsize: 4096, NameLen: 255}
 	return fuse.OK
