@@ -45,9 +45,9 @@ func (e *NameError) Error() string {
 // WriteLayer writes what differs from the tree as the tar of a layer
 // (image-spec layer.md, "Change Types"): parents first, the whiteouts of a
 // directory before its names, those sorted; a directory that replaced another
-// is opaque, and no other is. The same changes give the same bytes. Sockets are
-// left out, since a tar has none. The error is a *ChangingError or a
-// *NameError.
+// is opaque, and no other is. The same changes give the same bytes. Of sockets,
+// which a tar has none of, only what they replaced is told. The error is a
+// *ChangingError or a *NameError.
 func (s *Snapshot) WriteLayer(ctx context.Context, w io.Writer, opt TarOptions) error {
 	linked, err := s.newlyLinked(ctx)
 	if err != nil {
@@ -99,15 +99,15 @@ func newTarWriter(s *Snapshot, w io.Writer, opt TarOptions) *tarWriter {
 
 // layer writes what a walk met.
 func (t *tarWriter) layer(m *meeting) error {
-	if name := path.Base(m.path); strings.HasPrefix(name, index.WhiteoutPrefix) && m.kind != kindSame {
-		return &NameError{m.path}
-	}
-	switch m.kind {
-	case kindSame:
+	dir, name := path.Split(m.path)
+	socket := m.typ == index.ModeSocket>>12
+	switch {
+	case m.kind == kindSame, socket && m.kind == kindAdded:
 		return nil
-	case kindDeleted:
-		dir, name := path.Split(m.path)
+	case socket, m.kind == kindDeleted:
 		return t.marker(dir + index.WhiteoutPrefix + name)
+	case strings.HasPrefix(name, index.WhiteoutPrefix):
+		return &NameError{m.path}
 	}
 	if err := t.node(m.path, m.node, m.rec); err != nil {
 		return err
@@ -168,6 +168,9 @@ func (t *tarWriter) node(at string, n Node, rec *inode) error {
 	if err != nil {
 		return err
 	}
+	if i.typ() == index.ModeSocket {
+		return nil
+	}
 	h := &tar.Header{
 		Name: strings.TrimPrefix(at, "/"), Mode: int64(i.mode & modeBits), Uid: int(i.uid), Gid: int(i.gid),
 		Format: tar.FormatPAX,
@@ -180,13 +183,17 @@ func (t *tarWriter) node(at string, n Node, rec *inode) error {
 		}
 		t.first[n] = h.Name
 	}
+	var odd error
 	err = t.s.xattrs(n, i, func(name string, value []byte) {
+		if strings.Contains(name, "=") {
+			odd = fmt.Errorf("%s: a layer cannot hold an xattr with = in its name: %q", at, name)
+		}
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
 		}
 		h.PAXRecords[paxXattr+name] = string(value)
 	})
-	if err != nil {
+	if err := errors.Join(err, odd); err != nil {
 		return err
 	}
 	switch i.typ() {
@@ -206,8 +213,6 @@ func (t *tarWriter) node(at string, n Node, rec *inode) error {
 		h.Typeflag = tar.TypeBlock
 	case index.ModeFIFO:
 		h.Typeflag = tar.TypeFifo
-	case index.ModeSocket:
-		return nil
 	default:
 		h.Typeflag = tar.TypeReg
 		return t.file(at, h, n, rec)

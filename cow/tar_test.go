@@ -384,3 +384,102 @@ func checkReset(t *testing.T, m *mounted, seed uint64) {
 		}
 	}
 }
+
+// layered is an upper over the base and the layer of m.
+func (m *mounted) layered(base ...[]byte) *mounted {
+	m.tb.Helper()
+	return overFS(m.tb, treeOf(m.tb, append(base, m.layerOf())...))
+}
+
+func TestLayerEdges(t *testing.T) {
+	long := strings.Repeat("n", 255)
+	for _, tt := range []struct {
+		name, base, ops string
+		do              func(m *mounted)
+	}{
+		{"a name of 255 bytes goes", "d/ d/" + long + " d/x", "rm d/" + long, nil},
+		{"and comes", "d/", "touch d/" + long, nil},
+		{"an xattr without a value", "f", "", func(m *mounted) { m.setXattr("f", "user.empty", "") }},
+		{"names that begin with dots", "d/ d/..x d/...", "rm d/..x;touch d/..y;rm d/...;touch ....", nil},
+		{"a long way", "", "", func(m *mounted) {
+			p := ""
+			for range 12 {
+				m.must("mkdir %s", p+long)
+				p += long + "/"
+			}
+			m.must("touch %sx;link %sx y", p, p)
+		}},
+		{"a name that is a number", "1=x 2/", "rm 1;mkdir 1;rmdir 2;touch 2", nil},
+		{"an empty replaced directory", "d/ d/x", "rename d e;mkdir d", nil},
+		{"a directory becomes another's", "d/ d/x=1 e/ e/y=2", "rm e/y;rmdir e;rename d e", nil},
+		{"a directory exchanged with a file", "d/ d/x=1 e=2", "rename d f;rename e d;rename f e", nil},
+		{"the file of a tree gets a second name and loses the first", "f=x d/", "link f d/g;rm f", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			base := layerWith(t, tt.base, nil)
+			m := overFS(t, treeOf(t, base))
+			if tt.ops != "" {
+				m.must("%s", tt.ops)
+			}
+			if tt.do != nil {
+				tt.do(m)
+			}
+			want := dump(m)
+			same(t, dump(m.layered(base)), want)
+		})
+	}
+}
+
+// A tar has no sockets. What one replaced is gone all the same.
+func TestSocketsAreLeftOut(t *testing.T) {
+	base := layerWith(t, "f=x d/ g", nil)
+	m := overFS(t, treeOf(t, base))
+	m.must("rm f;rmdir d;rm g;touch d")
+	for _, p := range []string{"f", "s"} {
+		var a Attr
+		if err := m.Create(testCaller, RootNode, p, Creation{Mode: index.ModeSocket | 0o700}, &a); err != nil {
+			t.Fatal(err)
+		}
+		if p == "s" {
+			if err := m.Link(a.Node, RootNode, "g", &a); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := m.layered(base).list(RootNode, 9); names(got) != "d" {
+		t.Errorf("got %s", names(got))
+	}
+	s, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var whole bytes.Buffer
+	if err := s.WriteTree(context.Background(), &whole, TarOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := overFS(t, treeOf(t, whole.Bytes())).list(RootNode, 9); names(got) != "d" {
+		t.Errorf("the tree: %s", names(got))
+	}
+}
+
+// What no layer can hold is named.
+func TestLayerRefused(t *testing.T) {
+	m := over(t, "d/ f")
+	m.must("touch d/.wh.f")
+	check := func(want string) {
+		t.Helper()
+		s, err := m.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := s.WriteLayer(context.Background(), io.Discard, TarOptions{}); fmt.Sprint(err) != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	check("/d/.wh.f: a layer cannot hold a name that begins .wh.")
+	m.must("rm d/.wh.f")
+	m.setXattr("f", "user.a=b", "x")
+	check(`/f: a layer cannot hold an xattr with = in its name: "user.a=b"`)
+}

@@ -342,8 +342,9 @@ func (s *scanner) clean(name string) ([]string, error) {
 				parts = parts[:len(parts)-1]
 			}
 		default:
-			if len(part) > maxName {
-				return nil, s.bad("name of %d bytes: %w of %d", len(part), ErrLimit, maxName)
+			// A whiteout may hide the longest name.
+			if n := len(strings.TrimPrefix(part, WhiteoutPrefix)); n > maxName {
+				return nil, s.bad("name of %d bytes: %w of %d", n, ErrLimit, maxName)
 			}
 			parts = append(parts, part)
 		}

@@ -295,6 +295,8 @@ var rows = []struct {
 	{"N1", "a=1 A=2 || .wh.a", "A=2", false},
 	{"N2", "x%0ay=1 z%1b=2 w%ff=3", "x\ny=1 z\x1b=2 w\xff=3", false},
 	{"N3", strings.Repeat("n", 256), "refused: limit", false},
+	{"N3 a whiteout of the longest", "d/ d/" + strings.Repeat("n", 255) + " || d/.wh." + strings.Repeat("n", 255), "d/", false},
+	{"N3 and of what is too long", ".wh." + strings.Repeat("n", 256), "refused: limit", false},
 	{"N3 just fits", strings.Repeat("n", 255), strings.Repeat("n", 255), false},
 	{"S2 target", "l->" + strings.Repeat("t", 4096), "refused: limit", false},
 	{"S2 path", strings.Repeat("p/", 2049) + "f", "refused: limit", false},
