@@ -411,24 +411,28 @@ func (j *journal) confirmBarriers() error {
 	if j.stuck != 0 {
 		upTo = min(upTo, j.stuck-1)
 	}
-	some := false
+	done := pending[:0]
 	for _, n := range pending {
-		span := j.barriers[n]
-		if span.first > upTo || j.lost[n] {
-			continue
+		if j.barriers[n].first <= upTo && !j.lost[n] {
+			done = append(done, n)
 		}
-		some = true
+	}
+	if len(done) == 0 {
+		return nil
+	}
+	// Nothing is confirmed before the frame that says so is written.
+	if _, _, err := j.appendLocked([]mutation{{kind: confirm, first: upTo}}, true); err != nil {
+		return err
+	}
+	for _, n := range done {
+		span := j.barriers[n]
 		if span.last <= upTo {
 			delete(j.barriers, n)
 		} else {
 			j.barriers[n] = barrierSpan{upTo + 1, span.last}
 		}
 	}
-	if !some {
-		return nil
-	}
-	_, _, err := j.appendLocked([]mutation{{kind: confirm, first: upTo}}, true)
-	return err
+	return nil
 }
 
 // loseLocked says that the disk lost content of n: frames that wait for it never
