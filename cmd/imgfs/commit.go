@@ -34,8 +34,14 @@ EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR.
 With SOURCE_DATE_EPOCH set, the same changes make the same digests.`,
 		Example: `  imgfs commit -m 'fix ssl' /mnt debian:fixed
   imgfs commit -c 'CMD ["/bin/app"]' -c 'ENV MODE=prod' fix-ssl app:1`,
-		Args:              takes(cobra.RangeArgs(1, 2)),
-		ValidArgsFunction: a.uppersOrDirs,
+		Args: takes(cobra.RangeArgs(1, 2)),
+		ValidArgsFunction: func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				names, _ := a.imageNames(c, nil, word)
+				return names, cobra.ShellCompDirectiveNoFileComp
+			}
+			return a.firstChanged(c, args, word)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			for _, text := range changes {
 				change, err := image.ParseChange(text)
@@ -76,6 +82,7 @@ With SOURCE_DATE_EPOCH set, the same changes make the same digests.`,
 	f.StringVarP(&opt.Message, "message", "m", "", "`MESSAGE` for the history")
 	f.StringArrayVarP(&changes, "change", "c", nil, "apply the Dockerfile `INSTRUCTION` to the config")
 	f.StringVar(&opt.Compression, "compression", "gzip", "compress the layer by `METHOD`: gzip, zstd or none")
+	complete(c, "compression", cobra.FixedCompletions([]string{"gzip", "zstd", "none"}, cobra.ShellCompDirectiveNoFileComp))
 	f.IntVar(&opt.Level, "compression-level", 0, "`LEVEL` of the compression (default: a middle one)")
 	f.BoolVar(&allowChanging, "allow-changing", false, "take files that are being written as they are")
 	f.BoolVarP(&quiet, "quiet", "q", false, "no progress")

@@ -4,6 +4,13 @@ package main
 
 import "github.com/spf13/cobra"
 
+// complete has f complete the values of a flag of c.
+func complete(c *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := c.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic("imgfs: internal error: " + err.Error())
+	}
+}
+
 func newCompletion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish|powershell",

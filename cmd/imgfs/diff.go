@@ -24,7 +24,7 @@ name of an upper or the directory of a read-write mount.`,
 		Example: `  imgfs diff /mnt
   imgfs diff fix-ssl --format json`,
 		Args:              takes(cobra.ExactArgs(1)),
-		ValidArgsFunction: a.uppersOrDirs,
+		ValidArgsFunction: a.firstChanged,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c.Context())
 			defer stop()

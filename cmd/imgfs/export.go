@@ -27,8 +27,15 @@ image, of a read-write mount, or of an image alone. imgfs import makes an image
 of such a tar again.`,
 		Example: `  imgfs export debian:12 | tar t
   imgfs export -o root.tar /mnt`,
-		Args:              takes(cobra.ExactArgs(1)),
-		ValidArgsFunction: a.uppersOrDirs,
+		Args: takes(cobra.ExactArgs(1)),
+		ValidArgsFunction: func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			names, how := a.firstChanged(c, args, word)
+			if len(args) == 0 {
+				images, _ := a.imageNames(c, nil, word)
+				names = append(names, images...)
+			}
+			return names, how
+		},
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if err := checkPlatform(flags.platform); err != nil {
 				return err

@@ -20,9 +20,9 @@ var manExit = []struct {
 	{exitOK, "Success."},
 	{exitDiffers, "A comparison found a difference, or a check did not hold."},
 	{exitUsage, "The command line is wrong."},
-	{exitNotFound, "There is no such image, or no such file in it."},
+	{exitNotFound, "There is no such image, upper or mount, or no such file in it."},
 	{exitMalformed, "The image is malformed or corrupt, or the store is damaged."},
-	{exitRefused, "The mount was refused; the error says what is missing."},
+	{exitRefused, "The mount was refused, or an upper is in use; the error says what is missing."},
 	{exitOther, "Any other failure."},
 }
 
@@ -35,24 +35,28 @@ func newMan(a *app) *cobra.Command {
 		Args:    takes(cobra.ExactArgs(1)),
 		Hidden:  true,
 		RunE: func(c *cobra.Command, args []string) error {
-			root := c.Root()
-			if err := writeMan(args[0], root); err != nil {
-				return err
-			}
-			for _, verb := range root.Commands() {
-				if !verb.IsAvailableCommand() {
-					continue
-				}
-				if err := writeMan(args[0], verb); err != nil {
-					return err
-				}
-			}
-			return nil
+			return writeMans(args[0], c.Root())
 		},
 	}
 }
 
 func manName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
+
+// writeMans writes the pages of c and of the verbs below it.
+func writeMans(dir string, c *cobra.Command) error {
+	if err := writeMan(dir, c); err != nil {
+		return err
+	}
+	for _, verb := range c.Commands() {
+		if !verb.IsAvailableCommand() {
+			continue
+		}
+		if err := writeMans(dir, verb); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func writeMan(dir string, c *cobra.Command) error {
 	return os.WriteFile(filepath.Join(dir, manName(c)+".1"), []byte(manPage(c)), 0o644)
@@ -111,10 +115,10 @@ func manPage(c *cobra.Command) string {
 }
 
 func seeAlso(c *cobra.Command) string {
-	if c.HasParent() {
-		return "imgfs(1)"
-	}
 	var pages []string
+	if c.HasParent() {
+		pages = append(pages, manName(c.Parent())+"(1)")
+	}
 	for _, verb := range c.Commands() {
 		if verb.IsAvailableCommand() {
 			pages = append(pages, manName(verb)+"(1)")

@@ -112,6 +112,7 @@ mount), and the kernel's: noexec, ...`,
 	f.BoolVar(&ro, "ro", false, "read-only, as every mount is without --rw, --upper or --rm")
 	f.BoolVar(&rw, "rw", false, "read-write: changes are kept in an upper")
 	f.StringVar(&req.Opt.Upper, "upper", "", "read-write over the upper `NAME`, which is made if there is none")
+	complete(c, "upper", a.upperNames)
 	f.BoolVar(&req.Opt.Discard, "rm", false, "read-write, and drop the changes at unmount")
 	f.StringVar(&platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
 	f.BoolVar(&req.Opt.Verify, "verify", false, "wait until an image file that is read in place is verified")

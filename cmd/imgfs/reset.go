@@ -15,7 +15,7 @@ below each PATH. It is refused while the upper is mounted.`,
 		Example: `  imgfs reset fix-ssl
   imgfs reset fix-ssl /etc/ssl`,
 		Args:              takes(cobra.MinimumNArgs(1)),
-		ValidArgsFunction: a.upperNames,
+		ValidArgsFunction: a.firstUpper,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, stop := interruptible(c.Context())
 			defer stop()

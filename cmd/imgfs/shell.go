@@ -94,6 +94,7 @@ end.`,
 	f.BoolVar(&req.Chroot, "chroot", false, "run CMD inside the image")
 	f.BoolVar(&rw, "rw", false, "read-write: changes are kept in an upper")
 	f.StringVar(&req.Opt.Upper, "upper", "", "read-write over the upper `NAME`, which is made if there is none")
+	complete(c, "upper", a.upperNames)
 	f.BoolVar(&req.Opt.Discard, "rm", false, "read-write, and drop the changes at the end")
 	f.StringVar(&platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
 	f.BoolVar(&req.Opt.Verify, "verify", false, "wait until an image file that is read in place is verified")

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -173,7 +174,7 @@ func newUpperRename(a *app) *cobra.Command {
 		Long:              "Rename gives an upper another name. It is refused for one that is mounted.",
 		Example:           "  imgfs upper rename debian-5f21c0de fix-ssl",
 		Args:              takes(cobra.ExactArgs(2)),
-		ValidArgsFunction: a.upperNames,
+		ValidArgsFunction: a.firstUpper,
 		RunE: func(c *cobra.Command, args []string) error {
 			st, err := a.store()
 			if err != nil {
@@ -185,7 +186,7 @@ func newUpperRename(a *app) *cobra.Command {
 }
 
 // upperNames completes names of uppers.
-func (a *app) upperNames(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (a *app) upperNames(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	st, err := a.store()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -193,13 +194,28 @@ func (a *app) upperNames(c *cobra.Command, _ []string, _ string) ([]string, cobr
 	list, _ := st.Uppers(c.Context()) // what can be read is offered
 	var names []string
 	for _, u := range list {
-		names = append(names, u.Name+"\t"+u.Image)
+		if !slices.Contains(args, u.Name) {
+			names = append(names, u.Name+"\t"+u.Image)
+		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// uppersOrDirs completes names of uppers and directories.
-func (a *app) uppersOrDirs(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-	names, _ := a.upperNames(c, args, word)
+// firstUpper completes the first argument with names of uppers, the others
+// with nothing.
+func (a *app) firstUpper(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.upperNames(c, nil, word)
+}
+
+// firstChanged completes the first argument with names of uppers and
+// directories, the others with nothing.
+func (a *app) firstChanged(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names, _ := a.upperNames(c, nil, word)
 	return names, cobra.ShellCompDirectiveDefault
 }
