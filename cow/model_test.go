@@ -542,7 +542,7 @@ func (o *model) remount() {
 }
 
 func TestModel(t *testing.T) {
-	steps := 4000
+	steps := 1500
 	if testing.Short() {
 		steps = 500
 	}
