@@ -384,7 +384,7 @@ func TestUpperAsUser(t *testing.T) {
 	must(t, os.WriteFile(dir+"/disk2", nil, 0o000))
 	must(t, os.WriteFile(dir+"/disk2", []byte("written in spite of its mode"), 0))
 	must(t, os.Chown(dir+"/dir/file", 12345, 54321))
-	must(t, os.Chmod(dir+"/dir/file", 0o4755))
+	must(t, unix.Chmod(dir+"/dir/file", 0o4755))
 	var st unix.Stat_t
 	must(t, unix.Stat(dir+"/dir/file", &st))
 	if st.Uid != shownID(12345) || st.Gid != shownID(54321) || st.Mode&0o7777 != 0o4755 {
