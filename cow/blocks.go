@@ -2,7 +2,10 @@
 
 package cow
 
-import "math/bits"
+import (
+	"errors"
+	"math/bits"
+)
 
 // The map of a file that is neither local nor the layer's alone. Preconditions
 // of all: c.mu is held.
@@ -99,8 +102,42 @@ func (c *content) run(b, end uint64) (local bool, next uint64, err error) {
 		if i < chunkBlocks {
 			break
 		}
+		if !local && b < end && end-b > farBlocks {
+			if b, err = c.leap(b / chunkBlocks); err != nil {
+				return false, 0, err
+			}
+		}
 	}
 	return local, min(b, end), nil
+}
+
+// farBlocks is how many blocks are not gone through chunk by chunk: a file may
+// be nothing but a hole of exabytes.
+const farBlocks = 64 * chunkBlocks
+
+// leap returns the first block of the first chunk from k on that there is, or a
+// block behind all.
+func (c *content) leap(k uint64) (uint64, error) {
+	c.mapMu.Lock()
+	if c.whole {
+		defer c.mapMu.Unlock()
+		next := uint64(maxBlock)
+		for at := range c.chunks {
+			if at >= k {
+				next = min(next, at*chunkBlocks)
+			}
+		}
+		return next, nil
+	}
+	c.mapMu.Unlock()
+	next := uint64(maxBlock)
+	c.u.mu.RLock()
+	defer c.u.mu.RUnlock()
+	err := c.u.chunksOf(c.node, k, func(at uint64) bool {
+		next = min(next, at*chunkBlocks)
+		return false
+	})
+	return next, err
 }
 
 // next returns the first block from i on that is local or not, or chunkBlocks.
@@ -194,18 +231,20 @@ func (u *Upper) keepMap(n Node, i *inode) error {
 	if c.whole {
 		return nil
 	}
-	for k := range (blocksOf(i.size) + chunkBlocks - 1) / chunkBlocks {
+	var bad error
+	err = u.chunksOf(n, 0, func(k uint64) bool {
 		if c.chunks[k] != nil {
-			continue
+			return true
 		}
-		m, err := u.chunk(chunkKey{n, k})
-		if err != nil {
-			return err
-		}
-		if m != nil {
+		var m *chunk
+		if m, bad = u.chunk(chunkKey{n, k}); m != nil {
 			copied := *m
 			c.keepChunk(k, &copied)
 		}
+		return bad == nil
+	})
+	if err := errors.Join(err, bad); err != nil {
+		return err
 	}
 	c.whole = true
 	return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
@@ -150,15 +151,26 @@ func (w *walker) walk() error {
 	return w.dir("", RootNode, RootNode, rec, 0)
 }
 
-// maxWalkDepth bounds the walk in a damaged upper. A path may be longer than
-// PATH_MAX where directories were moved.
-const maxWalkDepth = 1 << 16
+// A path may be longer than PATH_MAX where directories were moved. What is
+// walked has each on the way in memory, so both bounds hold.
+const (
+	maxWalkDepth = 1 << 12
+	maxWay       = 16 << 10 // bytes
+)
+
+// checkWay bounds a walk: a damaged upper may have a directory below itself.
+func checkWay(path string, depth int) error {
+	if depth > maxWalkDepth || len(path) > maxWay {
+		return fmt.Errorf("%.100s...: directories %d deep: %w", path, depth, syscall.ENAMETOOLONG)
+	}
+	return nil
+}
 
 // dir walks the directory n at path, where the tree has the directory low (0:
 // none).
 func (w *walker) dir(path string, low, n Node, rec *inode, depth int) error {
-	if depth > maxWalkDepth {
-		return fmt.Errorf("%w: directories %d deep", ErrDamaged, depth)
+	if err := checkWay(path, depth); err != nil {
+		return err
 	}
 	if err := w.ctx.Err(); err != nil {
 		return err

@@ -545,6 +545,23 @@ func (c *checkpoint) eachXattr(n Node, f func(name string, value []byte) bool) e
 	})
 }
 
+// chunksOf calls f for the chunks of n from an index on, sorted, until it
+// returns false.
+func (c *checkpoint) chunksOf(n Node, from uint64, f func(index uint64) bool) error {
+	if !c.marks.mayHold(n) {
+		return nil
+	}
+	var bad error
+	err := c.blocks.each(binary.BigEndian.AppendUint64(nodeKey(nil, n), from), 8, func(k, _ []byte) bool {
+		if len(k) != 16 {
+			bad = fmt.Errorf("%w: key of %d bytes", ErrDamaged, len(k))
+			return false
+		}
+		return f(binary.BigEndian.Uint64(k[8:]))
+	})
+	return errors.Join(err, bad)
+}
+
 func (c *checkpoint) chunk(k chunkKey) (*chunk, error) {
 	p := c.blocks.probe()
 	v, err := c.blocks.get(p, binary.BigEndian.AppendUint64(nodeKey(p.key[:0], k.node), k.index))

@@ -204,17 +204,28 @@ func (u *Upper) Snapshot() (*Snapshot, error) {
 		select {
 		case <-f.done:
 		case <-f.failed:
-			if mine {
-				u.mu.Lock()
-				u.snapshots--
-				u.mu.Unlock()
+			if !mine || u.unwant(f) {
+				return nil, f.failing()
 			}
-			return nil, f.failing()
 		}
 		if mine {
 			return &Snapshot{u: u, view: view{fs: u.fs, key: u.key, cp: f.snapshot}}, nil
 		}
 	}
+}
+
+// unwant gives up the snapshot that f was to bring, and returns false if it
+// just did. One that came later nobody would close.
+func (u *Upper) unwant(f *folding) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if f.snapshot != nil {
+		return false
+	}
+	f.wanted = false
+	u.snapshots--
+	u.journal.arm()
+	return true
 }
 
 // Close lets go of the snapshot.

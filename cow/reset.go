@@ -53,7 +53,7 @@ func (u *Upper) Reset(at string) error {
 		return err
 	}
 	if found {
-		if err := u.removeAll(up, name, &a); err != nil {
+		if err := u.removeAll(up, name, &a, 0); err != nil {
 			return err
 		}
 	}
@@ -114,7 +114,10 @@ func (u *Upper) treeNode(at string) (Node, error) {
 }
 
 // removeAll removes name from dir and all below it.
-func (u *Upper) removeAll(dir Node, name string, a *Attr) error {
+func (u *Upper) removeAll(dir Node, name string, a *Attr, depth int) error {
+	if depth > 16*maxWalkDepth {
+		return fmt.Errorf("%w: directories %d deep", ErrDamaged, depth)
+	}
 	if a.Mode&index.ModeType != index.ModeDir {
 		if err := u.Unlink(dir, name); err != nil {
 			return err
@@ -137,7 +140,7 @@ func (u *Upper) removeAll(dir Node, name string, a *Attr) error {
 		var b Attr
 		found, err := u.Lookup(a.Node, below, &b)
 		if err == nil && found {
-			err = u.removeAll(a.Node, below, &b)
+			err = u.removeAll(a.Node, below, &b, depth+1)
 		}
 		if err != nil {
 			return err

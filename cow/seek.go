@@ -91,7 +91,10 @@ func (c *content) stretch(fd int, off int64) (isData bool, next int64, err error
 	if err != nil {
 		return false, 0, err
 	}
-	next = min(int64(behind)*blockSize, c.size)
+	next = c.size
+	if behind < blocksOf(c.size) { // else its bytes may be no offset
+		next = int64(behind) * blockSize
+	}
 	var seek func(off int64, data bool) (int64, error)
 	switch {
 	case local:

@@ -4,6 +4,7 @@ package cow
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -77,6 +78,9 @@ type snapFile struct {
 // open opens the content of a regular file.
 func (s *Snapshot) open(n Node, rec *inode) (_ *snapFile, err error) {
 	f := &snapFile{s: s, node: n, rec: rec}
+	if rec != nil && rec.flags&(flagLocal|flagData) == flagLocal && rec.size != int64(len(rec.tail)) {
+		return nil, fmt.Errorf("%w: file of size %d with %d bytes", ErrDamaged, rec.size, len(rec.tail))
+	}
 	if n < FirstOwn && (rec == nil || rec.flags&flagLocal == 0) {
 		if err := s.fs.Tree.Node(index.NodeID(n), &f.low); err != nil {
 			return nil, err

@@ -131,8 +131,8 @@ func (t *tarWriter) tree(ctx context.Context, at string, n Node, depth int) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if depth > maxWalkDepth {
-		return fmt.Errorf("%w: directories %d deep", ErrDamaged, depth)
+	if err := checkWay(at, depth); err != nil {
+		return err
 	}
 	rec, _, err := t.s.record(n)
 	if err != nil {

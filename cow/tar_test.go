@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -248,7 +249,7 @@ func (m *mounted) layerOf() []byte {
 // and so is its tree over nothing.
 func TestLayerIsTheTree(t *testing.T) {
 	base := storyBase(t)
-	stories := uint64(25)
+	stories := uint64(15)
 	if testing.Short() {
 		stories = 5
 	}
@@ -482,4 +483,58 @@ func TestLayerRefused(t *testing.T) {
 	m.must("rm d/.wh.f")
 	m.setXattr("f", "user.a=b", "x")
 	check(`/f: a layer cannot hold an xattr with = in its name: "user.a=b"`)
+}
+
+// Directories may lie deeper than any path is long. What no layer can hold is
+// told before memory holds all the paths on the way.
+func TestDeepTree(t *testing.T) {
+	m := over(t, "f")
+	n, name := RootNode, strings.Repeat("n", 200)
+	for range maxWalkDepth + 2 {
+		var a Attr
+		if err := m.Create(testCaller, n, name, Creation{Mode: index.ModeDir | 0o755}, &a); err != nil {
+			t.Fatal(err)
+		}
+		n = a.Node
+	}
+	s, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"a layer": s.WriteLayer(context.Background(), io.Discard, TarOptions{}),
+		"a tree":  s.WriteTree(context.Background(), io.Discard, TarOptions{}),
+		"changes": s.Changes(context.Background(), func(Change) error { return nil }),
+	} {
+		if !errors.Is(err, syscall.ENAMETOOLONG) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Reset("/" + name); err != nil {
+		t.Error(err)
+	}
+	if list := m.changes(); len(list) != 0 {
+		t.Errorf("%v after a reset", list)
+	}
+}
+
+// A snapshot that could not be made for lack of room leaves nothing behind that
+// the end of the upper would wait for.
+func TestSnapshotGivenUp(t *testing.T) {
+	m := over(t, "f")
+	m.must("touch g")
+	m.mu.Lock()
+	f := &folding{d: m.active, done: make(chan struct{}), failed: make(chan struct{}), wanted: true}
+	m.snapshots++
+	m.mu.Unlock()
+	if !m.unwant(f) || f.wanted || m.snapshots != 0 {
+		t.Errorf("wanted %v, %d snapshots", f.wanted, m.snapshots)
+	}
+	f.snapshot = new(checkpoint)
+	if m.unwant(f) {
+		t.Error("what is there was given up")
+	}
 }

@@ -3,6 +3,8 @@
 package cow
 
 import (
+	"slices"
+
 	"github.com/imgfs/imgfs/unionfs"
 )
 
@@ -120,4 +122,31 @@ func (v *view) chunk(k chunkKey) (*chunk, error) {
 		return nil, nil
 	}
 	return v.cp.chunk(k)
+}
+
+// chunksOf calls f for the chunks of n from an index on: for those in memory,
+// sorted, until it returns false, then for those of the checkpoint in the same
+// way. It may be told of one twice.
+func (v *view) chunksOf(n Node, from uint64, f func(index uint64) bool) error {
+	var memory []uint64
+	for _, d := range [...]*delta{v.active, v.frozen} {
+		if d == nil {
+			continue
+		}
+		for k := range d.chunks {
+			if k.node == n && k.index >= from {
+				memory = append(memory, k.index)
+			}
+		}
+	}
+	slices.Sort(memory)
+	for _, k := range memory {
+		if !f(k) {
+			break
+		}
+	}
+	if v.cp == nil {
+		return nil
+	}
+	return v.cp.chunksOf(n, from, f)
 }
