@@ -147,7 +147,7 @@ func TestFailingDisk(t *testing.T) {
 // randomFault returns a fault of a disk.
 func randomFault(rng *rand.Rand) crashfs.Fault {
 	f := crashfs.Fault{Skip: rng.IntN(6), Count: 1 + rng.IntN(2), Errno: syscall.EIO}
-	switch rng.IntN(6) {
+	switch rng.IntN(8) {
 	case 0:
 		f.Kinds = []crashfs.Kind{crashfs.Sync, crashfs.SyncFS}
 	case 1:
@@ -161,6 +161,10 @@ func randomFault(rng *rand.Rand) crashfs.Fault {
 		f.Kinds = []crashfs.Kind{crashfs.Create, crashfs.Mkdir, crashfs.Unlink, crashfs.Rename}
 	case 5:
 		f.Kinds, f.Path = []crashfs.Kind{crashfs.Sync}, "u/data/*/*"
+	case 6:
+		f.Kinds, f.Path = []crashfs.Kind{crashfs.Write}, "u/journal.*"
+	case 7:
+		f.Kinds, f.Path = []crashfs.Kind{crashfs.Write, crashfs.Sync}, "u/checkpoint.db*"
 	}
 	return f
 }
@@ -215,14 +219,18 @@ func (c *checker) check(s crashfs.State, killed bool) {
 func (c *checker) around(s crashfs.State) string {
 	var b strings.Builder
 	last := c.answered(s.Cut)
-	for k := max(0, last-12); k <= last+1 && k < len(c.steps); k++ {
+	from, ops := last-12, s.Cut-12
+	if os.Getenv("IMGFS_CRASH_VERBOSE") != "" {
+		from, ops = 0, 0
+	}
+	for k := max(0, from); k <= last+1 && k < len(c.steps); k++ {
 		fmt.Fprintf(&b, "  step %d, %d records: %s\n", k, c.cuts[k], c.steps[k].what)
 	}
 	text := s.Explain()
 	if len(text) > 6000 {
 		text = text[:6000] + "…\n"
 	}
-	for i := max(0, s.Cut-12); i < min(s.Cut+2, len(c.log.Ops)); i++ {
+	for i := max(0, ops); i < min(s.Cut+2, len(c.log.Ops)); i++ {
 		fmt.Fprintf(&b, "  record %d: %v\n", i, c.log.Ops[i])
 	}
 	return text + b.String()

@@ -109,11 +109,24 @@ func (w *workload) done(what string, touched ...cow.Node) {
 	if err != nil {
 		w.t.Fatalf("after step %d %s: %v", len(w.steps), what, err)
 	}
+	for _, n := range touched {
+		if linesOf(all, n) != linesOf(w.all, n) { // else there is nothing to make durable
+			w.touched[n] = len(w.steps)
+		}
+	}
 	w.all = all
 	w.steps = append(w.steps, step{what, pos, lines(all)})
-	for _, n := range touched {
-		w.touched[n] = len(w.steps) - 1
+}
+
+// linesOf returns what lines says of one node and what is in it.
+func linesOf(all []place, n cow.Node) string {
+	var some []place
+	for _, p := range all {
+		if p.attr.Node == n || p.dir == n {
+			some = append(some, p)
+		}
 	}
+	return lines(some)
 }
 
 // now is the step that is being done.

@@ -5,6 +5,7 @@ package cow_test
 import (
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +94,25 @@ var scenes = []struct {
 		w.writes("dir/1", 0, 10)
 		w.writes("dir/2", 0, 10)
 	}},
+	{"cut off and removed while it is open", func(w *workload) {
+		for _, name := range []string{"big1", "big2"} {
+			p := w.at(name)
+			w.writes(name, 4000, 9000)
+			w.sync(p, false)
+			f, err := w.u.Open(p.attr.Node, true)
+			if err != nil {
+				w.fail("open", err)
+			}
+			w.setSize(p, 5000)
+			w.unlink(p)
+			w.writes("dir/1", 0, 10)
+			if err := f.Close(); err != nil {
+				w.fail("close", err)
+			}
+			w.u.Forget(p.attr.Node)
+			w.writes("dir/1", 5, 10)
+		}
+	}},
 	{"replaced by a rename, as editors do", func(w *workload) {
 		w.writes("a/small", 0, 5000)
 		w.sync(w.at("a/small"), false)
@@ -155,7 +175,8 @@ var scenes = []struct {
 func TestPowerLossScenes(t *testing.T) {
 	needDisk(t)
 	fs := crashFS(t, crashTar(t))
-	until, seed := effort(t, 8*time.Second)
+	const short = 8 * time.Second
+	until, seed := effort(t, short)
 	perCut, long := 6, os.Getenv("IMGFS_CRASH_TIME") != ""
 	if long {
 		perCut = 40
@@ -163,6 +184,9 @@ func TestPowerLossScenes(t *testing.T) {
 	states := 0
 	for ; time.Now().Before(until) && !t.Failed(); seed++ {
 		for _, k := range rand.New(rand.NewPCG(seed, 8)).Perm(len(scenes)) {
+			if only := os.Getenv("IMGFS_CRASH_SCENE"); !strings.Contains(scenes[k].name, only) {
+				continue
+			}
 			if time.Now().After(until) {
 				break
 			}
@@ -172,7 +196,12 @@ func TestPowerLossScenes(t *testing.T) {
 			}
 			h, log := record(t, fs, seed, opt, func(w *workload, _ *crashfs.FS) { scenes[k].do(w) })
 			c := newChecker(t, fs, h, log, seed)
-			for cut := c.cuts[0]; cut <= len(log.Ops) && !t.Failed() && (long || time.Now().Before(until)); cut++ {
+			slice := time.Now().Add(short / time.Duration(len(scenes)))
+			for _, k := range rand.New(rand.NewPCG(seed, 9)).Perm(len(log.Ops) + 1 - c.cuts[0]) {
+				if t.Failed() || !long && time.Now().After(slice) {
+					break
+				}
+				cut := c.cuts[0] + k
 				for s := range log.States(cut, seed+uint64(cut), perCut) {
 					states++
 					c.check(s, false)

@@ -212,6 +212,24 @@ func (u *Upper) seqOf(n Node) uint64 {
 	return i.seq
 }
 
+// cutSeq is seqOf for who is about to destroy what an older record of n counts.
+// That may be one that n had before it lost its last name.
+func (u *Upper) cutSeq(n Node) uint64 {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	seq := u.seq
+	switch i, gone := u.deltaRecord(n); {
+	case i != nil:
+		seq = i.seq
+	case !gone:
+		return 0
+	}
+	if seq <= u.journal.durable.Load() {
+		return 0
+	}
+	return seq
+}
+
 // numbersAhead is how many numbers of nodes are reserved at once.
 const numbersAhead = 1 << 16
 

@@ -94,8 +94,10 @@ func (c *content) settled() error {
 	if c.lower == 0 {
 		return nil
 	}
-	if err := c.syncRecord(); err != nil {
-		return err
+	if seq := c.u.cutSeq(c.node); seq != 0 {
+		if err := c.u.sync(seq); err != nil {
+			return err
+		}
 	}
 	c.lower = 0
 	return nil
@@ -121,7 +123,7 @@ func (c *content) clean(force bool) (bool, error) {
 		return false, disk(err)
 	}
 	if st.Size > c.size {
-		if seq := c.u.seqOf(c.node); seq != 0 {
+		if seq := c.u.cutSeq(c.node); seq != 0 {
 			if !force {
 				return false, nil
 			}
