@@ -28,7 +28,7 @@ import (
 var (
 	modelSeed = flag.Uint64("model.seed", 1, "first seed of TestUpperModel")
 	modelRuns = flag.Int("model.seeds", 1, "seeds of TestUpperModel, each in every way of mounting")
-	modelOps  = flag.Int("model.ops", 1500, "operations for each seed")
+	modelOps  = flag.Int("model.ops", 1000, "operations for each seed")
 	modelText = flag.String("model.replay", "", "a file with a sequence to run instead")
 )
 
