@@ -164,7 +164,7 @@ func (o *Options) checkWritable() error {
 		word string
 	}{
 		{o.UID != nil, "uid="}, {o.GID != nil, "gid="},
-		{o.NoSymlinks, "no-symlinks"}, {o.NoSpecials, "no-specials"}, {o.NoXattrs, "no-xattrs"},
+		{o.NoSymlinks, "nosymlinks"}, {o.NoSpecials, "nospecials"}, {o.NoXattrs, "noxattrs"},
 	} {
 		if f.set {
 			return refused(BadOption, "mount read-only, or leave it out", fmt.Errorf("%q is for read-only mounts", f.word))
