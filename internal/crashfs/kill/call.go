@@ -106,7 +106,10 @@ func write(p string, off int64, size int, seed uint64, sync bool) error {
 		seed = seed*6364136223846793005 + 1442695040888963407
 		b[i] = byte(seed>>56) | 1
 	}
-	_, err = unix.Pwrite(fd, b, off)
+	n, err := unix.Pwrite(fd, b, off)
+	if err == nil && n < len(b) {
+		err = unix.EIO // the server died between two pieces of it
+	}
 	if err == nil && sync {
 		err = unix.Fsync(fd)
 	}

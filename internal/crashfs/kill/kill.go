@@ -29,11 +29,6 @@ type Config struct {
 	Seed    uint64
 	Life    time.Duration // the longest
 	Until   time.Time
-
-	// Writeback tells that the kernel may answer a close with success though the
-	// server died before it had what was written. Such a write counts only once
-	// the server has answered something else.
-	Writeback bool
 }
 
 // Run kills until the time is over or something is missing. It returns how
@@ -44,7 +39,7 @@ func Run(c Config) (kills, calls int, err error) {
 	for i, dir := range c.Workers {
 		workers[i] = &worker{
 			mounted: filepath.Join(c.Dir, dir), oracle: filepath.Join(c.Oracle, dir),
-			rng: rand.New(rand.NewPCG(c.Seed, uint64(i)+2)), writeback: c.Writeback,
+			rng: rand.New(rand.NewPCG(c.Seed, uint64(i)+2)),
 		}
 	}
 	for time.Now().Before(c.Until) {
@@ -93,7 +88,6 @@ func (c *Config) live(workers []*worker, life time.Duration) (calls int, err err
 type worker struct {
 	mounted, oracle string
 	rng             *rand.Rand
-	writeback       bool
 	answered        int
 	open            *call // under way when the server died
 	last            []string
@@ -104,10 +98,6 @@ func (w *worker) work() error {
 	for {
 		k := w.next()
 		got := k.do(w.mounted)
-		if got == nil && w.writeback && k.writes != "" {
-			var st unix.Statfs_t // which no kernel answers by itself
-			got = errno(unix.Statfs(w.mounted, &st))
-		}
 		if w.isDeath(got) {
 			w.open = k
 			return nil

@@ -261,7 +261,6 @@ func killServer(t *testing.T, noPassthrough bool) {
 	kills, calls, err := kill.Run(kill.Config{
 		Dir: at("mnt"), Oracle: at("oracle"), Start: start, Workers: workers,
 		Seed: seed, Life: 100 * time.Millisecond, Until: time.Now().Add(life),
-		Writeback: noPassthrough,
 	})
 	t.Logf("%d kills, %d calls answered", kills, calls)
 	if err != nil {
