@@ -116,7 +116,7 @@ func (m *mutation) decode(b []byte) (rest []byte, err error) {
 	case putBlocks:
 		m.node = Node(r.u64())
 		m.first, m.count = r.u64(), r.u64()
-		if m.first > maxBlock || m.count > maxBlock {
+		if m.first > maxBlock || m.count > maxZeroed {
 			return nil, fmt.Errorf("%w: blocks from %d, %d of them", ErrDamaged, m.first, m.count)
 		}
 	default:
