@@ -33,7 +33,7 @@ func memoryDisk(t *testing.T, size int) string {
 }
 
 func TestNamesOnFullDisk(t *testing.T) {
-	for _, size := range []int{6, 18, 24, 33} {
+	for _, size := range []int{8, 18, 24, 33} {
 		t.Run(fmt.Sprintf("MiB=%d", size), func(t *testing.T) { namesOnFullDisk(t, size<<20) })
 	}
 }
