@@ -282,7 +282,7 @@ func (o *mountOptions) options(a *app) imgfs.MountOptions {
 
 // mountForeground mounts and serves until the mount is gone.
 func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
-	debug.SetGCPercent(serverGC)
+	setServerGC()
 	st, err := a.store()
 	if err != nil {
 		return err
@@ -452,12 +452,24 @@ const serverName = "imgfs-mount"
 // heap double would cost the cache a second time.
 const serverGC = 10
 
+// ballast is memory that is never touched, and so never there, but counts as
+// heap: a server with little in use would else collect at every few hundred
+// kilobytes.
+var ballast []byte
+
+const ballastSize = 32 << 20
+
+func setServerGC() {
+	debug.SetGCPercent(serverGC)
+	ballast = make([]byte, ballastSize)
+}
+
 // serveMount is the process in the background.
 func serveMount(a *app, _ []string) int {
 	// Executed as /proc/self/exe it would be "exe" to ps, top and pgrep. Nothing
 	// depends on the name.
 	_ = os.WriteFile("/proc/self/comm", []byte(serverName), 0)
-	debug.SetGCPercent(serverGC)
+	setServerGC()
 	var req mountRequest
 	parent, ctx, err := background.Attach(&req)
 	if err != nil {
