@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -282,7 +283,7 @@ func (o *mountOptions) options(a *app) imgfs.MountOptions {
 
 // mountForeground mounts and serves until the mount is gone.
 func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
-	setServerGC()
+	defer runtime.KeepAlive(setGC())
 	st, err := a.store()
 	if err != nil {
 		return err
@@ -452,16 +453,16 @@ const serverName = "imgfs-mount"
 // heap double would cost the cache a second time.
 const serverGC = 10
 
-// ballast is memory that is never touched, and so never there, but counts as
-// heap: a server with little in use would else collect at every few hundred
-// kilobytes.
-var ballast []byte
-
+// ballastSize is the size of memory that is never touched, and so never there, but
+// counts as heap: a server with little in use would else collect at every few
+// hundred kilobytes.
 const ballastSize = 32 << 20
 
-func setServerGC() {
+// setGC sets how often a server collects, as long as it keeps what this
+// returns.
+func setGC() []byte {
 	debug.SetGCPercent(serverGC)
-	ballast = make([]byte, ballastSize)
+	return make([]byte, ballastSize)
 }
 
 // serveMount is the process in the background.
@@ -469,7 +470,7 @@ func serveMount(a *app, _ []string) int {
 	// Executed as /proc/self/exe it would be "exe" to ps, top and pgrep. Nothing
 	// depends on the name.
 	_ = os.WriteFile("/proc/self/comm", []byte(serverName), 0)
-	setServerGC()
+	defer runtime.KeepAlive(setGC())
 	var req mountRequest
 	parent, ctx, err := background.Attach(&req)
 	if err != nil {
