@@ -4,6 +4,7 @@ package cow
 
 import (
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -196,4 +197,12 @@ func FuzzMutation(f *testing.F) {
 			b = rest
 		}
 	})
+}
+
+func TestNumbersDoNotWrap(t *testing.T) {
+	far := mutation{kind: reserve, first: 1<<64 - 1}
+	var m mutation
+	if _, err := m.decode(far.append(nil)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("all numbers are reserved: %v", err)
+	}
 }

@@ -70,6 +70,9 @@ func (m *mutation) append(b []byte) []byte {
 	return b
 }
 
+// maxNode bounds the numbers of nodes, so that none wraps.
+const maxNode = 1 << 62
+
 // maxBlock bounds the number of a file's blocks: their bytes fit into an
 // offset.
 const maxBlock = 1 << 51
@@ -82,6 +85,9 @@ func (m *mutation) decode(b []byte) (rest []byte, err error) {
 	switch m.kind {
 	case confirm, reserve:
 		m.first = r.u64()
+		if m.kind == reserve && m.first > maxNode {
+			return nil, fmt.Errorf("%w: number %d reserved", ErrDamaged, m.first)
+		}
 		return r.b, r.err()
 	case dropInode, barrier:
 		m.node = Node(r.u64())
