@@ -23,30 +23,6 @@ import (
 // hash from which to go on.
 const ownPart = 1 << 62
 
-// A tree's cookie is index<<32 | offset and would not fit the 31 bits that a
-// program with 32-bit offsets can take. That of a directory of up to 8 191
-// entries in 256 KiB is packed to index<<18 | offset, as the read-only mount
-// does it; a larger one stays as it is.
-const (
-	packedOff   = 18
-	packedLimit = 1 << 31
-)
-
-func packCookie(c uint64) uint64 {
-	i, off := c>>32, c&0xffffffff
-	if i >= packedLimit>>packedOff || off >= 1<<packedOff {
-		return c
-	}
-	return i<<packedOff | off
-}
-
-func unpackCookie(c uint64) uint64 {
-	if c >= packedLimit {
-		return c
-	}
-	return c>>packedOff<<32 | c&(1<<packedOff-1)
-}
-
 // A Dirent is an entry of a directory as it is listed.
 type Dirent struct {
 	Node   Node
@@ -205,7 +181,7 @@ func (u *Upper) isGone(n Node) bool {
 
 // fillTree takes from the tree's part.
 func (d *Dir) fillTree(i *inode, cookie uint64, attrs bool) (next uint64, err error) {
-	r, err := d.u.fs.Tree.ReadDir(index.NodeID(d.n), unpackCookie(cookie))
+	r, err := d.u.fs.Tree.ReadDir(index.NodeID(d.n), index.UnpackCookie(cookie))
 	if err != nil {
 		return 0, err
 	}
@@ -223,7 +199,7 @@ func (d *Dir) fillTree(i *inode, cookie uint64, attrs bool) (next uint64, err er
 		if !ok {
 			return 0, nil
 		}
-		cookie = packCookie(t.Cookie)
+		cookie = index.PackCookie(t.Cookie)
 		n, typ := Node(t.ID), t.Type
 		if i != nil {
 			e, ok := d.u.inMemory(d.n, inPlace(t.Name))

@@ -70,10 +70,10 @@ func TestListing(t *testing.T) {
 	t.Run("cookies are those of the read-only mount", func(t *testing.T) {
 		m := over(t, "d/ d/a d/b")
 		for k, e := range m.list(m.node("d"), 1) {
-			if e.Cookie>>packedOff != uint64(k+1) {
+			if e.Cookie>>18 != uint64(k+1) {
 				t.Errorf("%s: cookie %#x", e.Name, e.Cookie)
 			}
-			if packCookie(unpackCookie(e.Cookie)) != e.Cookie {
+			if index.PackCookie(index.UnpackCookie(e.Cookie)) != e.Cookie {
 				t.Errorf("%s: cookie %#x is not packed", e.Name, e.Cookie)
 			}
 		}

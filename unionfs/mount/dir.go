@@ -18,29 +18,6 @@ const (
 	afterDotDot = 2
 )
 
-// A cookie is index<<32 | offset and would not fit the 31 bits that a program
-// with 32-bit offsets can take. That of a directory of up to 8 191 entries in
-// 256 KiB is packed to index<<18 | offset; a larger one stays as it is.
-const (
-	packedOff   = 18
-	packedLimit = 1 << 31
-)
-
-func packCookie(c uint64) uint64 {
-	i, off := c>>32, c&0xffffffff
-	if i >= packedLimit>>packedOff || off >= 1<<packedOff {
-		return c
-	}
-	return i<<packedOff | off
-}
-
-func unpackCookie(c uint64) uint64 {
-	if c >= packedLimit {
-		return c
-	}
-	return c>>packedOff<<32 | c&(1<<packedOff-1)
-}
-
 // OpenDir is answered once, as Open: the kernel then keeps directories too.
 func (v *tree) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if v.keepsOpenDir {
@@ -80,7 +57,7 @@ func (v *tree) list(in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) error {
 	}
 	cookie := uint64(0)
 	if off != afterDotDot {
-		cookie = unpackCookie(off)
+		cookie = index.UnpackCookie(off)
 	}
 	d, err := v.t.ReadDir(id, cookie)
 	if err != nil {
@@ -139,7 +116,7 @@ func (v *tree) add(e *index.Dirent[index.NodeID], out *fuse.DirEntryList, plus b
 		Name: unsafe.String(unsafe.SliceData(e.Name), len(e.Name)),
 		Ino:  uint64(e.ID),
 		Mode: uint32(e.Type) << 12,
-		Off:  packCookie(e.Cookie),
+		Off:  index.PackCookie(e.Cookie),
 	}
 	if !plus {
 		return out.AddDirEntry(de)

@@ -131,14 +131,6 @@ func TestReadDirOffsets(t *testing.T) {
 	}
 }
 
-func TestPackCookie(t *testing.T) {
-	for _, c := range []uint64{1<<32 | 12, 8191<<32 | 1<<18 - 1, 8192<<32 | 5, 1<<32 | 1<<18, 1<<62 | 1<<31} {
-		if got := unpackCookie(packCookie(c)); got != c {
-			t.Errorf("%#x became %#x", c, got)
-		}
-	}
-}
-
 // An offset that the kernel never had from us ends in an error or the end,
 // never elsewhere in the file.
 func FuzzReadDirOffset(f *testing.F) {
