@@ -55,7 +55,7 @@ func (s *Snapshot) Changes(ctx context.Context, f func(Change) error) error {
 		}
 		depth := strings.Count(m.path, "/")
 		above = above[:min(len(above), depth-1)]
-		c := Change{Kind: m.kind, Path: m.path, Type: typeName(m.typ)}
+		c := Change{Kind: m.kind, Path: m.path, Type: index.TypeName(uint32(m.typ) << 12)}
 		if m.kind == kindSame {
 			c.Kind = kindChanged
 			above = append(above, c)
@@ -75,25 +75,6 @@ func (s *Snapshot) Changes(ctx context.Context, f func(Change) error) error {
 		return f(c)
 	}
 	return w.walk()
-}
-
-// typeName returns the name of a DT_* type.
-func typeName(typ uint8) string {
-	switch uint32(typ) << 12 {
-	case index.ModeDir:
-		return "dir"
-	case index.ModeSymlink:
-		return "symlink"
-	case index.ModeChar:
-		return "char"
-	case index.ModeBlock:
-		return "block"
-	case index.ModeFIFO:
-		return "fifo"
-	case index.ModeSocket:
-		return "socket"
-	}
-	return "file"
 }
 
 // Kinds of what a walk meets. A directory that is as in the tree is met too,

@@ -47,7 +47,7 @@ func cat(ctx context.Context, w io.Writer, f *unionfs.FS, n *index.Node, arg str
 	case n.IsDir():
 		return fmt.Errorf("%s: %w", arg, syscall.EISDIR)
 	case !n.IsRegular():
-		return fmt.Errorf("%s: not a regular file: %s", arg, typeName(n))
+		return fmt.Errorf("%s: not a regular file: %s", arg, index.TypeName(n.Mode))
 	}
 	buf := make([]byte, 256<<10)
 	for off := int64(0); off < n.Size; {

@@ -274,7 +274,7 @@ func (t *tarrer) header(path string, n *index.Node) (*tar.Header, error) {
 		}
 		h.Devmajor, h.Devminor = int64(major(n)), int64(minor(n))
 	default:
-		return nil, errors.New("a tar cannot hold it: " + typeName(n))
+		return nil, errors.New("a tar cannot hold it: " + index.TypeName(n.Mode))
 	}
 	if !n.HasExtra() {
 		return h, nil

@@ -83,25 +83,6 @@ func childPath(dir, name string) string {
 	return dir + "/" + name
 }
 
-// typeName returns the word that JSON has for a node's type.
-func typeName(n *index.Node) string {
-	switch n.Type() {
-	case index.ModeDir:
-		return "directory"
-	case index.ModeSymlink:
-		return "symlink"
-	case index.ModeChar:
-		return "char"
-	case index.ModeBlock:
-		return "block"
-	case index.ModeFIFO:
-		return "fifo"
-	case index.ModeSocket:
-		return "socket"
-	}
-	return "file"
-}
-
 // modeString returns a mode as ls -l writes it: drwxr-xr-x.
 func modeString(mode uint32) string {
 	b := []byte("?rwxrwxrwx")
@@ -199,7 +180,7 @@ type fileInfo struct {
 func newFileInfo(path string, e *entry) fileInfo {
 	n := &e.node
 	i := fileInfo{
-		Path: path, PathBase64: term.Base64(path), Type: typeName(n),
+		Path: path, PathBase64: term.Base64(path), Type: index.TypeName(n.Mode),
 		Mode: fmt.Sprintf("%04o", n.Mode&0o7777), Nlink: n.Nlink, UID: n.UID, GID: n.GID,
 		Size: n.Size, Mtime: mtime(n).UTC().Format(time.RFC3339Nano),
 		Target: e.target, TargetBase64: term.Base64(e.target),
