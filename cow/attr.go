@@ -59,13 +59,18 @@ func Now() Time {
 // tree. The error is ESTALE for a node that is gone or never was.
 //
 // Preconditions: u.mu is held.
-func (u *Upper) known(n Node) (*inode, error) {
+func (u *Upper) known(n Node) (*inode, error) { return u.knownOf(n, true) }
+
+// knownHead is known for who does not ask for the tail: it may be missing.
+func (u *Upper) knownHead(n Node) (*inode, error) { return u.knownOf(n, false) }
+
+func (u *Upper) knownOf(n Node, whole bool) (*inode, error) {
 	if len(u.orphans) != 0 {
 		if i := u.orphans[n]; i != nil {
 			return i, nil
 		}
 	}
-	i, gone, err := u.record(n)
+	i, gone, err := u.recordOf(n, whole)
 	if err != nil || i != nil {
 		return i, err
 	}
@@ -137,7 +142,7 @@ func (u *Upper) attrRLocked(n Node, a *Attr) (rest, error) {
 //
 // Preconditions: u.mu is held.
 func (u *Upper) attr(n Node, a *Attr) (rest, error) {
-	i, err := u.known(n)
+	i, err := u.knownHead(n)
 	if err != nil {
 		return restNone, err
 	}

@@ -148,7 +148,7 @@ func (d *Dir) fill(cookie uint64, attrs bool) (next uint64, err error) {
 	d.batch = d.batch[:0]
 	d.u.mu.RLock()
 	defer d.u.mu.RUnlock()
-	i, err := d.u.known(d.n)
+	i, err := d.u.knownHead(d.n)
 	if err != nil {
 		return 0, err
 	}
@@ -175,7 +175,7 @@ func (d *Dir) fill(cookie uint64, attrs bool) (next uint64, err error) {
 func (u *Upper) isGone(n Node) bool {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	_, err := u.known(n)
+	_, err := u.knownHead(n)
 	return err == syscall.ESTALE
 }
 

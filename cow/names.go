@@ -98,7 +98,7 @@ func (u *Upper) Lookup(dir Node, name string, a *Attr) (found bool, err error) {
 func (u *Upper) lookupRLocked(dir Node, name string, a *Attr) (n Node, r rest, err error) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	i, err := u.known(dir)
+	i, err := u.knownHead(dir)
 	if err != nil {
 		return 0, restNone, err
 	}

@@ -213,7 +213,7 @@ func (c *content) stampData(fd int) error {
 func (c *content) mtime() (Time, error) {
 	c.u.mu.RLock()
 	defer c.u.mu.RUnlock()
-	i, err := c.u.known(c.node)
+	i, err := c.u.knownHead(c.node)
 	if err != nil {
 		return Time{}, err
 	}

@@ -34,14 +34,17 @@ func (v *view) deltaRecord(n Node) (i *inode, gone bool) {
 
 // record returns the record of n, or nil where n is as in the tree.
 // gone tells that it was dropped.
-func (v *view) record(n Node) (i *inode, gone bool, err error) {
+func (v *view) record(n Node) (i *inode, gone bool, err error) { return v.recordOf(n, true) }
+
+// recordOf is record. Unless whole the tail may be missing.
+func (v *view) recordOf(n Node, whole bool) (i *inode, gone bool, err error) {
 	if i, gone := v.deltaRecord(n); i != nil || gone {
 		return i, gone, nil
 	}
 	if v.cp == nil {
 		return nil, false, nil
 	}
-	return v.cp.inode(n)
+	return v.cp.inodeOf(n, whole)
 }
 
 // entry returns what the deltas and the checkpoint say of a name; ok is false

@@ -76,7 +76,7 @@ func (u *Upper) eachXattrOf(n Node, i *inode, f func(name string, value []byte) 
 func (u *Upper) Xattr(n Node, name string) ([]byte, error) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	i, err := u.known(n)
+	i, err := u.knownHead(n)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (u *Upper) EachXattr(n Node, f func(name string) bool) error {
 func (u *Upper) xattrNames(n Node) (names []string, err error) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	i, err := u.known(n)
+	i, err := u.knownHead(n)
 	if err != nil {
 		return nil, err
 	}
