@@ -29,6 +29,12 @@ type dataStore struct {
 	open    []*content        // that have a descriptor; guarded by mu
 	hand    int               // where the next victim is looked for; guarded by mu
 	maxOpen int               // 0: not known yet; guarded by mu
+
+	// used are the files that may hold what is not on disk: all of this session
+	// that had a descriptor or got times. nil with many of them, or if a
+	// session before was not closed. Guarded by mu.
+	used map[Node]struct{}
+	many bool // guarded by mu
 }
 
 // dataName returns the name of n's data file below data/.
@@ -124,6 +130,7 @@ func (u *Upper) makeData(n Node) (int, error) {
 		return -1, disk(err)
 	}
 	u.data.made[dataDirOf(n)].Add(1)
+	u.data.use(n)
 	return fd, nil
 }
 
@@ -139,6 +146,7 @@ func (u *Upper) removeData(n Node) error {
 	if err := unix.Unlinkat(dir, dataName(n), 0); err != nil && err != unix.ENOENT {
 		return disk(err)
 	}
+	u.data.unuse(n)
 	return nil
 }
 
@@ -159,89 +167,6 @@ func (u *Upper) sweepData(n Node) error {
 		return nil
 	}
 	return u.removeData(n)
-}
-
-// syncData makes the data file of n durable, its name too. It takes no lock of
-// content. What failed once fails for good: the pages may be gone.
-func (u *Upper) syncData(n Node) error { return u.syncDataFile(n, -1, true) }
-
-func (u *Upper) syncDataFile(n Node, fd int, dataOnly bool) error {
-	s := &u.data
-	s.mu.Lock()
-	_, failed := s.failed[n]
-	s.mu.Unlock()
-	if failed {
-		return syscall.EIO
-	}
-	if fd < 0 {
-		dir, err := u.dataDir()
-		if err != nil {
-			return err
-		}
-		fd, err = openat(dir, dataName(n), unix.O_RDONLY, 0)
-		if err == unix.ENOENT {
-			return nil // it has none, or no more
-		}
-		if err != nil {
-			return disk(err)
-		}
-		defer unix.Close(fd)
-	}
-	err := fsync(fd, dataOnly)
-	if err == nil {
-		err = u.syncNames(dataDirOf(n))
-	}
-	if err != nil {
-		s.mu.Lock()
-		if s.failed == nil {
-			s.failed = make(map[Node]struct{})
-		}
-		s.failed[n] = struct{}{}
-		s.mu.Unlock()
-		u.logf("fsync of the data of node %d: %v", n, err)
-		return syscall.EIO
-	}
-	return nil
-}
-
-// syncNames makes durable that the files made in directory k have names, and
-// the directory itself.
-func (u *Upper) syncNames(k int) error {
-	if err := u.syncDataDir(256); err != nil {
-		return err
-	}
-	return u.syncDataDir(k)
-}
-
-func (u *Upper) syncDataDir(k int) error {
-	s := &u.data
-	if s.named[k].Load() >= s.made[k].Load() {
-		return nil
-	}
-	s.naming[k].Lock()
-	defer s.naming[k].Unlock()
-	made := s.made[k].Load()
-	if s.named[k].Load() >= made {
-		return nil
-	}
-	dir, err := u.dataDir()
-	if err != nil {
-		return err
-	}
-	name := "."
-	if k < 256 {
-		name = dataName(Node(k << 8))[:2]
-	}
-	fd, err := openat(dir, name, unix.O_DIRECTORY|unix.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := fsync(fd, true); err != nil {
-		return err
-	}
-	s.named[k].Store(made)
-	return nil
 }
 
 // lockFD returns the descriptor of c's data file and keeps it open until
@@ -284,6 +209,7 @@ func (c *content) openFD() error {
 		return disk(err)
 	}
 	c.fd = fd
+	c.u.data.use(c.node)
 	c.u.data.opened(c)
 	return nil
 }

@@ -195,6 +195,7 @@ func (u *Upper) setDataTimes(n Node, s *SetAttr) error {
 	if err != nil {
 		return err
 	}
+	u.data.use(n)
 	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: s.Mtime.Sec, Nsec: int64(s.Mtime.Nsec)}}
 	return disk(unix.UtimesNanoAt(dir, dataName(n), ts[:], unix.AT_SYMLINK_NOFOLLOW))
 }

@@ -211,6 +211,7 @@ func (u *Upper) open() error {
 		}
 	}
 	if u.unswept {
+		u.data.useMany()
 		u.tasks.Add(1)
 		go u.sweep(u.next)
 	}
@@ -322,9 +323,12 @@ func (u *Upper) settle() error {
 		}
 	}
 	clear(u.orphans)
+	for _, d := range u.doomed {
+		u.data.unuse(d.node)
+	}
 	u.mu.Unlock()
-	if u.dataUsed() && !u.flushData(nil) {
-		return syscall.EIO
+	if err := u.syncAll(); err != nil {
+		return err
 	}
 	if !u.journal.used() {
 		u.removeDoomed()
@@ -362,8 +366,8 @@ func (u *Upper) settle() error {
 // Sync makes everything durable that was answered before.
 func (u *Upper) Sync() error {
 	seq := u.journal.last()
-	if !u.flushData(nil) {
-		return syscall.EIO
+	if err := u.syncAll(); err != nil {
+		return err
 	}
 	return u.sync(seq)
 }
