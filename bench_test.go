@@ -63,6 +63,29 @@ func BenchmarkImport(b *testing.B) {
 	}
 }
 
+// The archive that IMGFS_BENCH_IMAGE names is loaded into an empty store.
+func BenchmarkLoad(b *testing.B) {
+	path := os.Getenv("IMGFS_BENCH_IMAGE")
+	if path == "" {
+		b.Skip("IMGFS_BENCH_IMAGE names no archive")
+	}
+	for b.Loop() {
+		s, err := imgfs.Open(b.TempDir())
+		if err != nil {
+			b.Fatal(err)
+		}
+		loaded, err := s.Load(context.Background(), path, nil, imgfs.LoadOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		images, err := s.Images(context.Background())
+		if err != nil || len(images) != len(loaded) {
+			b.Fatal(len(images), err)
+		}
+		b.SetBytes(images[0].Size)
+	}
+}
+
 // Opening costs the same however deep the image is.
 func BenchmarkOpenImage(b *testing.B) {
 	for _, layers := range []int{1, 10, 120} {

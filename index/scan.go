@@ -48,9 +48,29 @@ const (
 // become marks. The error is a *LayerError (an ErrBadLayer) where the tar
 // breaks a rule, else that of r or of the file; then there is no file.
 func Scan(r io.Reader, path string, limits Limits) (*Meta, error) {
+	return ScanFiles(r, path, limits, nil)
+}
+
+// A File says where the content of a regular file lies in the tar of its layer.
+type File struct {
+	Header int64    // offset of the tar header
+	Size   int64    // bytes, holes included
+	Data   int64    // offset of the content as it is packed in the tar
+	Packed int64    // bytes of it
+	Runs   []Extent // of a sparse file: what is packed, one after another, in order; nil for another
+}
+
+// ScanFiles is Scan. It also calls each, if that is not nil, for every regular
+// file in the order of the tar, before it reads on behind the file's header.
+// If path is "" no table is written.
+func ScanFiles(r io.Reader, path string, limits Limits, each func(*File)) (*Meta, error) {
 	s := newScanner(r, limits)
+	s.each = each
 	if err := s.scan(); err != nil {
 		return nil, err
+	}
+	if path == "" {
+		return s.meta(), nil
 	}
 	w, err := Create[EntryID](path)
 	if err != nil {
@@ -68,11 +88,11 @@ func Scan(r io.Reader, path string, limits Limits) (*Meta, error) {
 type scanner struct {
 	in      *blockReader
 	limits  Limits
-	nodes   []scanNode // nodes[i] is EntryID i+1
-	links   []link
-	byName  map[linkKey]uint32 // index in links
-	targets []string           // of symlinks and open hard links; Node.addr indexes
-	extras  []scanExtra        // Node.extra-1 indexes
+	nodes   list[scanNode] // number i is EntryID i+1
+	links   list[link]
+	byName  nameTable   // of links
+	targets []string    // of symlinks and open hard links; Node.addr indexes
+	extras  []scanExtra // Node.extra-1 indexes
 
 	oddities []Oddity
 	odd      int
@@ -84,6 +104,18 @@ type scanner struct {
 
 	off  int64  // header of the entry at hand
 	name string // its name as written
+
+	each   func(*File) // may be nil
+	oracle bool        // tests: archive/tar reads every header
+
+	// Where the names before led, as long as that holds.
+	lastDir string
+	lastID  EntryID // 0: nowhere
+
+	block [512]byte  // what next reads
+	head  tar.Header // what next returns, if it was plain
+	path  []byte     // scratch of parse
+	parts []string   // scratch of clean
 }
 
 type scanNode struct {
@@ -95,14 +127,11 @@ type scanNode struct {
 // A link is a name in a directory.
 type link struct {
 	name     string
+	dir      EntryID
 	node     EntryID // 0: only a whiteout
 	next     uint32  // + 1
+	hash     uint32
 	whiteout bool
-}
-
-type linkKey struct {
-	dir  EntryID
-	name string
 }
 
 type scanExtra struct {
@@ -117,16 +146,16 @@ func newScanner(r io.Reader, limits Limits) *scanner {
 	if limits.Entries <= 0 {
 		limits.Entries = defaultEntries
 	}
-	s := &scanner{in: newBlockReader(r, limits.Size), limits: limits, byName: make(map[linkKey]uint32)}
+	s := &scanner{in: newBlockReader(r, limits.Size), limits: limits, byName: newNameTable()}
 	s.addNode(Node{Mode: ModeDir | 0o755, Flags: FlagImplied, Parent: RootID}, 0)
 	return s
 }
 
-func (s *scanner) node(id EntryID) *scanNode { return &s.nodes[id-1] }
+func (s *scanner) node(id EntryID) *scanNode { return s.nodes.at(int(id) - 1) }
 
 func (s *scanner) addNode(n Node, depth int) EntryID {
-	s.nodes = append(s.nodes, scanNode{Node: n, depth: uint16(depth)})
-	return EntryID(len(s.nodes))
+	s.nodes.push(scanNode{Node: n, depth: uint16(depth)})
+	return EntryID(s.nodes.n)
 }
 
 func (s *scanner) report(rule, what string) {
@@ -141,11 +170,9 @@ func (s *scanner) bad(format string, args ...any) error {
 }
 
 func (s *scanner) scan() error {
-	tr := tar.NewReader(s.in.tarReader())
-	for ; ; s.entries++ {
-		s.in.forget()
+	for skip := int64(0); ; s.entries++ {
 		start := s.off
-		h, err := tr.Next()
+		h, err := s.next(skip)
 		if err == io.EOF {
 			if b := s.in.block(s.off); b != nil && *b != [512]byte{} {
 				return s.bad("extended headers without an entry")
@@ -164,16 +191,21 @@ func (s *scanner) scan() error {
 		if err != nil {
 			return err
 		}
+		before := s.nodes.n
 		if err := s.entry(h, data, extents); err != nil {
 			return err
+		}
+		if n := s.nodes.n; s.each != nil && n > before && s.node(EntryID(n)).IsRegular() {
+			s.each(&File{s.off, h.Size, data, packed, extents})
 		}
 		if s.text > maxText {
 			return s.bad("%d bytes of names, targets, xattrs and sparse maps: %w of %d", s.text, ErrLimit, maxText)
 		}
-		if int64(len(s.nodes)) > s.limits.Entries+1 {
+		if int64(s.nodes.n) > s.limits.Entries+1 {
 			return s.bad("more files and directories: %w of %d", ErrLimit, s.limits.Entries)
 		}
 		s.off = roundUp512(data + packed)
+		skip = packed
 	}
 }
 
@@ -280,7 +312,7 @@ func (s *scanner) entry(h *tar.Header, data int64, extents []Extent) error {
 	if len(parts) == 1 && base == epollHack {
 		s.report("G1", "go-fuse answers this name by itself")
 	}
-	parent, err := s.walk(parts[:len(parts)-1])
+	parent, err := s.parent(h.Name, parts)
 	if errors.Is(err, errLoop) {
 		s.report("P10", "a symlink loop on the way")
 		return nil
@@ -295,7 +327,7 @@ func (s *scanner) entry(h *tar.Header, data int64, extents []Extent) error {
 		s.node(parent).Flags |= FlagOpaque
 		return nil
 	case hidesName:
-		s.links[s.link(parent, hidden)].whiteout = true
+		s.links.at(s.link(parent, hidden)).whiteout = true
 		return nil
 	case hidesNothing:
 		s.report("W9", "a whiteout of a whiteout")
@@ -320,7 +352,8 @@ func (s *scanner) entry(h *tar.Header, data int64, extents []Extent) error {
 	return s.place(parent, base, n)
 }
 
-// clean splits a name lexically; no parts are the root.
+// clean splits a name lexically; no parts are the root. They hold until the
+// next call.
 func (s *scanner) clean(name string) ([]string, error) {
 	if name == "" {
 		return nil, s.bad("empty name")
@@ -331,7 +364,7 @@ func (s *scanner) clean(name string) ([]string, error) {
 	if len(name) > maxPath {
 		return nil, s.bad("path of %d bytes: %w of %d", len(name), ErrLimit, maxPath)
 	}
-	parts := make([]string, 0, strings.Count(name, "/")+1)
+	parts := s.parts[:0]
 	up := false
 	for part := range strings.SplitSeq(name, "/") {
 		switch part {
@@ -349,6 +382,7 @@ func (s *scanner) clean(name string) ([]string, error) {
 			parts = append(parts, part)
 		}
 	}
+	s.parts = parts
 	if len(parts) > maxComponents {
 		return nil, s.bad("path of %d components: %w of %d", len(parts), ErrLimit, maxComponents)
 	}
@@ -390,6 +424,27 @@ func (s *scanner) replaceDir(id EntryID, n Node) {
 
 var errLoop = errors.New("symlink loop")
 
+// parent returns the directory that name, whose parts these are, lies in. Most
+// entries lie where the one before did.
+func (s *scanner) parent(name string, parts []string) (EntryID, error) {
+	if len(parts) == 1 {
+		return RootID, nil
+	}
+	last := len(parts) - 1
+	dir, ok := strings.CutSuffix(strings.TrimRight(name, "/"), parts[last])
+	if !ok || !strings.HasSuffix(dir, "/") { // the name ends in a dot or two
+		return s.walk(parts[:last])
+	}
+	if s.lastID != 0 && dir == s.lastDir {
+		return s.lastID, nil
+	}
+	id, err := s.walk(parts[:last])
+	if err == nil {
+		s.lastDir, s.lastID = dir, id
+	}
+	return id, err
+}
+
 // walk returns the directory that the parts lead to. What is missing is made
 // as implied directories; symlinks of this layer are followed inside its root;
 // a file on the way gives place to a directory.
@@ -412,8 +467,8 @@ func (s *scanner) walk(parts []string) (EntryID, error) {
 		if len(name) > maxName {
 			return 0, s.bad("name of %d bytes on the way: %w of %d", len(name), ErrLimit, maxName)
 		}
-		l := s.link(at, name)
-		id := s.links[l].node
+		l := s.links.at(s.link(at, name))
+		id := l.node
 		if id != 0 && s.node(id).IsDir() {
 			at = id
 			continue
@@ -431,6 +486,7 @@ func (s *scanner) walk(parts []string) (EntryID, error) {
 		}
 		if id != 0 {
 			s.report("D5", "a file that names lie below gives place to a directory")
+			s.lastID = 0
 		}
 		depth := int(s.node(at).depth) + 1
 		if depth > maxDepth {
@@ -440,38 +496,37 @@ func (s *scanner) walk(parts []string) (EntryID, error) {
 			return 0, s.bad("%d directories that are only implied: %w for %d entries", s.implied, ErrLimit, s.entries)
 		}
 		id = s.addNode(Node{Mode: ModeDir | 0o755, Flags: FlagImplied, Parent: uint32(at), Header: s.off}, depth)
-		s.links[l].node = id
+		l.node = id
 		at = id
 	}
 	return at, nil
 }
 
 // link returns the link of name in dir, made if it is not there.
-func (s *scanner) link(dir EntryID, name string) uint32 {
-	key := linkKey{dir, name}
-	if l, ok := s.byName[key]; ok {
+func (s *scanner) link(dir EntryID, name string) int {
+	l, hash, ok := s.byName.find(&s.links, dir, name)
+	if ok {
 		return l
 	}
-	l := uint32(len(s.links))
-	name = strings.Clone(name) // not the whole path
-	key.name = name
 	s.text += int64(len(name))
-	s.links = append(s.links, link{name: name})
-	s.byName[key] = l
+	l = s.links.n
+	s.links.push(link{name: s.byName.keep(name), dir: dir, hash: hash})
+	s.byName.add(&s.links, l)
 	d := s.node(dir)
 	if d.first == 0 {
-		d.first = l + 1
+		d.first = uint32(l) + 1
 	} else {
-		s.links[d.last-1].next = l + 1
+		s.links.at(int(d.last) - 1).next = uint32(l) + 1
 	}
-	d.last = l + 1
+	d.last = uint32(l) + 1
 	return l
 }
 
 // place puts n under a name; a directory over a directory keeps its names.
 func (s *scanner) place(parent EntryID, name string, n Node) error {
-	l := s.link(parent, name)
-	if old := s.links[l].node; old != 0 {
+	l := s.links.at(s.link(parent, name))
+	if old := l.node; old != 0 {
+		s.lastID = 0
 		o := s.node(old)
 		if o.Flags&FlagImplied == 0 {
 			s.report("D1", "a name for the second time")
@@ -490,7 +545,7 @@ func (s *scanner) place(parent EntryID, name string, n Node) error {
 	if n.IsDir() {
 		n.Parent = uint32(parent)
 	}
-	s.links[l].node = s.addNode(n, depth)
+	l.node = s.addNode(n, depth)
 	return nil
 }
 
@@ -507,8 +562,9 @@ func (s *scanner) hardLink(parent EntryID, name, target string) error {
 	if id != 0 && s.node(id).IsDir() {
 		return s.bad("bad link: %s is a directory", quote(target))
 	}
-	l := s.link(parent, name)
-	if old := s.links[l].node; old != 0 {
+	l := s.links.at(s.link(parent, name))
+	if old := l.node; old != 0 {
+		s.lastID = 0
 		if s.node(old).Flags&FlagImplied == 0 {
 			s.report("D1", "a name for the second time")
 		} else {
@@ -523,7 +579,7 @@ func (s *scanner) hardLink(parent EntryID, name, target string) error {
 		s.text += int64(len(path))
 		id = s.addNode(n, 0)
 	}
-	s.links[l].node = id
+	l.node = id
 	return nil
 }
 
@@ -567,18 +623,19 @@ func (s *scanner) find(target string) (id EntryID, path string, err error) {
 		if missing {
 			continue
 		}
-		l, ok := s.byName[linkKey{at, part}]
-		if !ok || s.links[l].node == 0 {
+		l, _, ok := s.byName.find(&s.links, at, part)
+		if !ok || s.links.at(l).node == 0 {
 			missing = true
 			continue
 		}
-		n := s.node(s.links[l].node)
+		found := s.links.at(l).node
+		n := s.node(found)
 		if len(todo) == 0 {
-			return s.links[l].node, "", nil
+			return found, "", nil
 		}
 		switch n.Type() {
 		case ModeDir:
-			at = s.links[l].node
+			at = found
 		case ModeSymlink:
 			if hops++; hops > maxHops {
 				return 0, "", s.bad("bad link: symlink loop on the way to %s", quote(target))
@@ -641,6 +698,9 @@ const xattrPrefix = "SCHILY.xattr."
 
 // extra keeps xattrs and the map of a sparse file.
 func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
+	if len(h.PAXRecords) == 0 && extents == nil {
+		return nil
+	}
 	var list []Xattr
 	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
 		v := h.PAXRecords[k]
@@ -678,12 +738,12 @@ func (s *scanner) write(w *Writer[EntryID]) (*Meta, error) {
 	s.markers()
 	counts := s.countLinks()
 	var entries []DirEntry[EntryID]
-	for i := range s.nodes {
-		n := s.nodes[i].Node
+	for i := range s.nodes.n {
+		n := s.nodes.at(i).Node
 		var err error
 		switch n.Type() {
 		case ModeDir:
-			entries = s.dirEntries(entries[:0], &s.nodes[i])
+			entries = s.dirEntries(entries[:0], s.nodes.at(i))
 			n.addr, err = w.Dir(entries)
 			n.Nlink = 2
 		case ModeSymlink, 0:
@@ -705,19 +765,25 @@ func (s *scanner) write(w *Writer[EntryID]) (*Meta, error) {
 			return nil, err
 		}
 	}
-	m := Meta{Kind: "layer", Size: s.bytes, TarSize: s.in.pos, Links: s.openLink, Oddities: s.oddities, Odd: s.odd}
-	if err := w.Close(m); err != nil {
+	m := s.meta()
+	if err := w.Close(*m); err != nil {
 		return nil, err
 	}
 	m.Version, m.Nodes, m.Xattrs = formatVersion, w.count, w.xattrs
-	return &m, nil
+	return m, nil
+}
+
+// meta returns what a table says of itself, but for what its writer knows.
+func (s *scanner) meta() *Meta {
+	return &Meta{Kind: "layer", Size: s.bytes, TarSize: s.in.pos, Links: s.openLink, Oddities: s.oddities, Odd: s.odd}
 }
 
 // dirEntries appends what shows of directory d: names and marks, and no name
 // of the marks themselves.
 func (s *scanner) dirEntries(list []DirEntry[EntryID], d *scanNode) []DirEntry[EntryID] {
-	for l := d.first; l != 0; l = s.links[l-1].next {
-		k := &s.links[l-1]
+	for l := d.first; l != 0; {
+		k := s.links.at(int(l) - 1)
+		l = k.next
 		switch {
 		case strings.HasPrefix(k.name, WhiteoutPrefix):
 		case k.node != 0:
@@ -741,14 +807,16 @@ func (n *Node) DT() uint8 { return n.dt() }
 // that it brings, so only directories are flagged. A directory's number is
 // larger than its parent's, so one pass sees parents first.
 func (s *scanner) countLinks() []uint32 {
-	counts := make([]uint32, len(s.nodes))
+	counts := make([]uint32, s.nodes.n)
 	counts[0] = 1
-	for i := range s.nodes {
-		if !s.nodes[i].IsDir() || counts[i] == 0 {
+	for i := range s.nodes.n {
+		d := s.nodes.at(i)
+		if !d.IsDir() || counts[i] == 0 {
 			continue
 		}
-		for l := s.nodes[i].first; l != 0; l = s.links[l-1].next {
-			k := &s.links[l-1]
+		for l := d.first; l != 0; {
+			k := s.links.at(int(l) - 1)
+			l = k.next
 			if k.node == 0 || strings.HasPrefix(k.name, WhiteoutPrefix) {
 				continue
 			}
@@ -765,14 +833,15 @@ func (s *scanner) countLinks() []uint32 {
 // whiteouts. A directory's number is larger than its parent's, so one pass
 // backwards sees children first.
 func (s *scanner) markers() {
-	for i := len(s.nodes) - 1; i > 0; i-- {
-		d := &s.nodes[i]
+	for i := s.nodes.n - 1; i > 0; i-- {
+		d := s.nodes.at(i)
 		if !d.IsDir() || d.Flags&FlagImplied == 0 {
 			continue
 		}
 		named := false
-		for l := d.first; l != 0 && !named; l = s.links[l-1].next {
-			k := &s.links[l-1]
+		for l := d.first; l != 0 && !named; {
+			k := s.links.at(int(l) - 1)
+			l = k.next
 			if k.node != 0 && !strings.HasPrefix(k.name, WhiteoutPrefix) {
 				c := s.node(k.node)
 				named = !c.IsDir() || c.Flags&FlagMarkers == 0

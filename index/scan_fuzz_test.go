@@ -6,9 +6,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"testing/iotest"
 
@@ -24,6 +26,27 @@ func memoryDir(t testing.TB) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// sameAsOracle makes sure that a layer is to us what it is to archive/tar.
+func sameAsOracle(t *testing.T, b []byte, limits Limits) {
+	t.Helper()
+	ours, theirs := newScanner(bytes.NewReader(b), limits), newScanner(bytes.NewReader(b), limits)
+	theirs.oracle = true
+	err, want := ours.scan(), theirs.scan()
+	if fmt.Sprint(err) != fmt.Sprint(want) {
+		t.Fatalf("%v, archive/tar: %v", err, want)
+	}
+	if !reflect.DeepEqual(ours.nodes, theirs.nodes) || !reflect.DeepEqual(ours.targets, theirs.targets) ||
+		!reflect.DeepEqual(ours.oddities, theirs.oddities) || ours.in.pos != theirs.in.pos || ours.links.n != theirs.links.n {
+		t.Fatal("another layer than archive/tar's")
+	}
+	for i := range ours.links.n {
+		a, b := *ours.links.at(i), *theirs.links.at(i)
+		if a.hash = b.hash; a != b {
+			t.Fatalf("link %+v, archive/tar %+v", a, b)
+		}
+	}
 }
 
 // Any bytes are a layer or a malformed one, with every reader the same; a
@@ -60,6 +83,9 @@ func FuzzScan(f *testing.F) {
 	copy(old[483:], "00000000100\x00")
 	copy(old[148:], "0007133\x00")
 	f.Add(append(old, make([]byte, 2048)...))
+	for _, b := range plainHeaders(f) {
+		f.Add(b)
+	}
 
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<16 {
@@ -72,6 +98,7 @@ func FuzzScan(f *testing.F) {
 		if (err == nil) != (err2 == nil) {
 			t.Fatalf("with seek %v, without %v", err, err2)
 		}
+		sameAsOracle(t, b, limits)
 		if err != nil {
 			if !errors.Is(err, ErrBadLayer) || !errors.Is(err2, ErrBadLayer) {
 				t.Fatalf("%v, %v", err, err2)

@@ -25,6 +25,8 @@ type blockReader struct {
 	pos   int64
 	kept  []keptBlock // since forget, in order
 	limit int64       // bytes of the whole tar
+	again []byte      // was read and is read once more
+	waste [4096]byte  // what is leapt over where r cannot
 }
 
 type keptBlock struct {
@@ -55,8 +57,20 @@ func (b *blockReader) tarReader() io.Reader {
 	return b
 }
 
-func (b *blockReader) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
+// unread gives back p, which was just read. It is used until it is read again.
+func (b *blockReader) unread(p []byte) {
+	b.again = p
+	b.pos -= int64(len(p))
+	b.forget()
+}
+
+func (b *blockReader) Read(p []byte) (n int, err error) {
+	if len(b.again) > 0 {
+		n = copy(p, b.again)
+		b.again = b.again[n:]
+	} else {
+		n, err = b.r.Read(p)
+	}
 	for len(p) == 512 && n < 512 && err == nil { // a block comes whole
 		var m int
 		m, err = b.r.Read(p[n:])
@@ -93,6 +107,31 @@ func (s skipReader) Seek(off int64, whence int) (int64, error) {
 	}
 	s.pos = n - s.base
 	return s.pos, nil
+}
+
+// skip leaps over the next n bytes, content, and what pads them to a block. It
+// is as archive/tar does it: content that is missing is io.ErrUnexpectedEOF,
+// padding that is missing is the end, io.EOF.
+func (b *blockReader) skip(n int64) error {
+	pad := -(b.pos + n) & 511
+	if b.seek != nil && n > 1 {
+		at := b.pos
+		if _, err := (skipReader{b}).Seek(n-1, io.SeekCurrent); err != nil {
+			return err
+		}
+		n -= b.pos - at
+	}
+	for n > -pad {
+		m, err := b.Read(b.waste[:min(uint64(n+pad), uint64(len(b.waste)))])
+		n -= int64(m)
+		if err == io.EOF && n > 0 {
+			return io.ErrUnexpectedEOF
+		}
+		if err != nil && n > -pad {
+			return err
+		}
+	}
+	return nil
 }
 
 // forget drops the blocks of the header before.

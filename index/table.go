@@ -31,6 +31,7 @@ type Table[ID ~uint32] struct {
 	meta Meta
 
 	nodes, dirs, strs []span
+	other             func(k []byte, v span) error // takes values of other kinds; nil: they are passed over
 
 	data []byte   // the bbolt file, as mapped
 	crcs []uint32 // of each 64 KiB of data
@@ -96,8 +97,8 @@ func (t *Table[ID]) open(path string) error {
 			return err
 		}
 	}
-	if t.meta.Version != formatVersion || t.meta.Nodes == 0 {
-		return fmt.Errorf("%w: version %d", ErrCorrupt, t.meta.Version)
+	if t.meta.Version != formatVersion || t.meta.Nodes == 0 && t.other == nil || t.meta.Kind == "hashes" && t.other == nil {
+		return fmt.Errorf("%w: a %s of version %d", ErrCorrupt, t.meta.Kind, t.meta.Version)
 	}
 	return nil
 }
@@ -130,6 +131,9 @@ func (t *Table[ID]) value(k, v []byte) error {
 	case 's':
 		list = &t.strs
 	default:
+		if t.other != nil {
+			return t.other(k, s)
+		}
 		return nil
 	}
 	if len(k) != 5 || binary.BigEndian.Uint32(k[1:]) != uint32(len(*list)) {

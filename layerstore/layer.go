@@ -47,7 +47,7 @@ func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits 
 	if err != nil {
 		return want, false, err
 	}
-	files := passFiles{blob: tmp + "/blob", table: tmp + "/table", seek: tmp + "/seek", sidecar: tmp + "/sidecar"}
+	files := passFiles{blob: tmp + "/blob", table: tmp + "/table", seek: tmp + "/seek", sidecar: tmp + "/sidecar", hashes: tmp + "/hashes"}
 	res, err := runPass(ctx, src, files, want.Digest, want.DiffID, limits)
 	if err != nil {
 		os.RemoveAll(tmp)
@@ -60,6 +60,7 @@ func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits 
 	g.move = append(g.move,
 		move{files.blob, g.s.blobPath(l.Digest)},
 		move{files.table, g.s.LayerPath(l.DiffID)},
+		move{files.hashes, g.s.hashPath(l.DiffID)},
 		move{files.seek, g.s.seekPath(l.Digest)})
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, g.s.sidecarPath(l.Digest)})
@@ -161,7 +162,7 @@ func sameBytes(ctx context.Context, f *os.File, src io.Reader) (bool, error) {
 	}
 }
 
-// Rebuild makes a layer's table and seek index anew from its blob, which is
+// Rebuild makes a layer's table, seek index and content hashes anew from its blob, which is
 // verified on the way.
 func (s *Store) Rebuild(ctx context.Context, l Layer) error {
 	f, size, err := s.OpenBlob(l.Digest)
@@ -174,12 +175,13 @@ func (s *Store) Rebuild(ctx context.Context, l Layer) error {
 		return err
 	}
 	defer g.Discard()
-	files := passFiles{table: g.Temp("table"), seek: g.Temp("seek"), sidecar: g.Temp("sidecar")}
+	files := passFiles{table: g.Temp("table"), seek: g.Temp("seek"), sidecar: g.Temp("sidecar"), hashes: g.Temp("hashes")}
 	res, err := runPass(ctx, io.NewSectionReader(f, 0, size), files, l.Digest, l.DiffID, index.Limits{})
 	if err != nil {
 		return err
 	}
-	g.move = append(g.move, move{files.table, s.LayerPath(l.DiffID)}, move{files.seek, s.seekPath(l.Digest)})
+	g.move = append(g.move, move{files.table, s.LayerPath(l.DiffID)}, move{files.hashes, s.hashPath(l.DiffID)},
+		move{files.seek, s.seekPath(l.Digest)})
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, s.sidecarPath(l.Digest)})
 	}
@@ -192,15 +194,27 @@ func (s *Store) OpenTable(ctx context.Context, l Layer) (*index.Layer, error) {
 	return openDerived(s.LayerPath(l.DiffID), func() error { return s.Rebuild(ctx, l) })
 }
 
+// OpenHashes opens the content hashes of a layer, made anew if they are missing
+// or damaged.
+func (s *Store) OpenHashes(ctx context.Context, l Layer) (*index.Hashes, error) {
+	path := s.hashPath(l.DiffID)
+	return orRebuilt(func() (*index.Hashes, error) { return index.OpenHashes(path) }, func() error { return s.Rebuild(ctx, l) })
+}
+
 func openDerived(path string, rebuild func() error) (*index.Layer, error) {
-	t, err := index.Open[index.EntryID](path)
+	return orRebuilt(func() (*index.Layer, error) { return index.Open[index.EntryID](path) }, rebuild)
+}
+
+// orRebuilt opens what is derived, made anew if it is missing or damaged.
+func orRebuilt[T any](open func() (T, error), rebuild func() error) (T, error) {
+	t, err := open()
 	if !IsDerivedBad(err) {
 		return t, err
 	}
 	if err := rebuild(); err != nil {
-		return nil, err
+		return t, err
 	}
-	return index.Open[index.EntryID](path)
+	return open()
 }
 
 // FillHoles gives blocks to the holes of the new table file path. Tables are

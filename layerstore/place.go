@@ -28,6 +28,7 @@ import (
 //	HEX.scan     the table made from the headers alone
 //	HEX.table    the table made by a pass that verified the layer
 //	HEX.seek     its seek points, HEX.sidecar its seekable copy
+//	HEX.hash     the content hashes of its files
 //	HEX.ok       the word that HEX.table and HEX.seek are of a verified layer
 //
 // The identity is no proof: a file that is written through a map changes
@@ -269,7 +270,7 @@ func (p *Place) scan(limits index.Limits) error {
 		return err
 	}
 	defer g.Discard()
-	if _, err := scanTable(&headerReader{r: p.section()}, g.New(p.path("scan")), limits); err != nil {
+	if _, err := scanTable(&headerReader{r: p.section()}, g.New(p.path("scan")), limits, nil); err != nil {
 		return err
 	}
 	return g.Commit()
@@ -306,7 +307,7 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 		return err
 	}
 	defer g.Discard()
-	files := passFiles{table: g.Temp("table"), seek: g.Temp("seek"), sidecar: g.Temp("sidecar")}
+	files := passFiles{table: g.Temp("table"), seek: g.Temp("seek"), sidecar: g.Temp("sidecar"), hashes: g.Temp("hashes")}
 	st := p.state.Load()
 	want := p.want
 	if st != nil && st.verified {
@@ -325,7 +326,7 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 		}
 	}
 	l := res.layer(p.want)
-	g.move = append(g.move, move{files.table, p.path("table")}, move{files.seek, p.path("seek")})
+	g.move = append(g.move, move{files.table, p.path("table")}, move{files.hashes, p.path("hash")}, move{files.seek, p.path("seek")})
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, p.path("sidecar")})
 	}
@@ -387,6 +388,16 @@ func (p *Place) OpenTable(ctx context.Context) (*index.Layer, error) {
 		return nil, fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
 	}
 	return t, nil
+}
+
+// OpenHashes opens the content hashes of the layer, which is read whole and
+// verified before if it was not yet.
+func (p *Place) OpenHashes(ctx context.Context) (*index.Hashes, error) {
+	if err := p.Verify(ctx); err != nil {
+		return nil, err
+	}
+	path := p.path("hash")
+	return orRebuilt(func() (*index.Hashes, error) { return index.OpenHashes(path) }, func() error { return p.pass(ctx, index.Limits{}) })
 }
 
 // Verify reads the layer whole, unless that was done before. If it is not

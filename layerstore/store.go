@@ -50,7 +50,7 @@ func (s *Store) Root() string { return s.root }
 
 // Create makes the store's directories, readable by their owner only.
 func (s *Store) Create() error {
-	for _, d := range []string{"", "blobs", "index/layer", "index/tree", "index/seek", "index/sidecar", "index/place", "leases", "tmp"} {
+	for _, d := range []string{"", "blobs", "index/layer", "index/tree", "index/seek", "index/sidecar", "index/hash", "index/place", "leases", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(s.root, d), 0o700); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
@@ -74,6 +74,10 @@ func (s *Store) TreePath(chainID digest.Digest) string {
 
 func (s *Store) seekPath(d digest.Digest) string {
 	return filepath.Join(s.root, "index/seek", d.Encoded())
+}
+
+func (s *Store) hashPath(diffID digest.Digest) string {
+	return filepath.Join(s.root, "index/hash", diffID.Encoded())
 }
 
 func (s *Store) sidecarPath(d digest.Digest) string {
