@@ -771,7 +771,7 @@ func (s *Store) stageTree(ctx context.Context, stage *layerstore.Stage, rec laye
 // mergeTree makes the tree of an image in the stage. If a table of the store
 // is missing or damaged, the tables are made from their blobs first.
 func (s *Store) mergeTree(ctx context.Context, stage *layerstore.Stage, rec layerstore.Image) error {
-	err := s.tryMerge(stage, rec)
+	err := s.tryMerge(ctx, stage, rec)
 	if !layerstore.IsDerivedBad(err) {
 		return err
 	}
@@ -783,10 +783,10 @@ func (s *Store) mergeTree(ctx context.Context, stage *layerstore.Stage, rec laye
 			return layerError(i, err)
 		}
 	}
-	return layerstore.NoBlock(stage.Temp("tree"), s.tryMerge(stage, rec))
+	return layerstore.NoBlock(stage.Temp("tree"), s.tryMerge(ctx, stage, rec))
 }
 
-func (s *Store) tryMerge(stage *layerstore.Stage, rec layerstore.Image) error {
+func (s *Store) tryMerge(ctx context.Context, stage *layerstore.Stage, rec layerstore.Image) error {
 	tables := make([]*index.Layer, 0, len(rec.Layers))
 	keys := make([]string, 0, len(rec.Layers))
 	defer func() {
@@ -802,17 +802,17 @@ func (s *Store) tryMerge(stage *layerstore.Stage, rec layerstore.Image) error {
 		tables = append(tables, t)
 		keys = append(keys, string(l.DiffID))
 	}
-	return writeTree(stage, s.ls.TreePath(treeChain(&rec)), tables, keys)
+	return writeTree(ctx, stage, s.ls.TreePath(treeChain(&rec)), tables, keys)
 }
 
 // writeTree merges tables to a new tree file in the stage, which will be path.
-func writeTree(stage *layerstore.Stage, path string, tables []*index.Layer, keys []string) error {
+func writeTree(ctx context.Context, stage *layerstore.Stage, path string, tables []*index.Layer, keys []string) error {
 	tmp := stage.Temp("tree")
 	w, err := index.Create[index.NodeID](tmp)
 	if err != nil {
 		return err
 	}
-	if err := index.Guard(func() error { return unionfs.Merge(w, tables, keys) }); err != nil {
+	if err := index.Guard(func() error { return unionfs.Merge(ctx, w, tables, keys) }); err != nil {
 		w.Abort()
 		return err
 	}

@@ -473,7 +473,7 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 			}
 			tables = append(tables, t)
 		}
-		if err := writeTree(stage, path, tables, keys); err != nil {
+		if err := writeTree(ctx, stage, path, tables, keys); err != nil {
 			return err
 		}
 		return stage.Commit()

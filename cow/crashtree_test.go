@@ -5,6 +5,7 @@ package cow_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -88,7 +89,7 @@ func openLayer(dir string, layer []byte) (*unionfs.FS, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := index.Guard(func() error { return unionfs.Merge(w, []*index.Layer{l}, nil) }); err != nil {
+	if err := index.Guard(func() error { return unionfs.Merge(context.Background(), w, []*index.Layer{l}, nil) }); err != nil {
 		return nil, nil, err
 	}
 	tree, err := index.Open[index.NodeID](path)

@@ -4,6 +4,7 @@ package cow
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -40,7 +41,7 @@ func treeOf(tb testing.TB, tars ...[]byte) *unionfs.FS {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := unionfs.Merge(w, layers, nil); err != nil {
+	if err := unionfs.Merge(context.Background(), w, layers, nil); err != nil {
 		tb.Fatal(err)
 	}
 	tree, err := index.Open[index.NodeID](path)

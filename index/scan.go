@@ -4,6 +4,7 @@ package index
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +49,7 @@ const (
 // become marks. The error is a *LayerError (an ErrBadLayer) where the tar
 // breaks a rule, else that of r or of the file; then there is no file.
 func Scan(r io.Reader, path string, limits Limits) (*Meta, error) {
-	return ScanFiles(r, path, limits, nil)
+	return ScanFiles(context.Background(), r, path, limits, nil)
 }
 
 // A File says where the content of a regular file lies in the tar of its layer.
@@ -62,8 +63,9 @@ type File struct {
 
 // ScanFiles is Scan. It also calls each, if that is not nil, for every regular
 // file in the order of the tar, before it reads on behind the file's header.
-// If path is "" no table is written.
-func ScanFiles(r io.Reader, path string, limits Limits, each func(*File)) (*Meta, error) {
+// If path is "" no table is written. When ctx ends, so does the writing of the
+// table; reading ends when r fails.
+func ScanFiles(ctx context.Context, r io.Reader, path string, limits Limits, each func(*File)) (*Meta, error) {
 	s := newScanner(r, limits)
 	s.each = each
 	if err := s.scan(); err != nil {
@@ -76,7 +78,7 @@ func ScanFiles(r io.Reader, path string, limits Limits, each func(*File)) (*Meta
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.write(w)
+	m, err := s.write(ctx, w)
 	if err != nil {
 		w.Abort()
 		return nil, err
@@ -734,11 +736,14 @@ func (s *scanner) extra(h *tar.Header, n *Node, extents []Extent) error {
 }
 
 // write turns the layer into its table.
-func (s *scanner) write(w *Writer[EntryID]) (*Meta, error) {
+func (s *scanner) write(ctx context.Context, w *Writer[EntryID]) (*Meta, error) {
 	s.markers()
 	counts := s.countLinks()
 	var entries []DirEntry[EntryID]
 	for i := range s.nodes.n {
+		if i%1024 == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		n := s.nodes.at(i).Node
 		var err error
 		switch n.Type() {

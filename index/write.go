@@ -77,6 +77,8 @@ func Create[ID ~uint32](path string) (*Writer[ID], error) {
 		FreelistType:   bolt.FreelistMapType,
 		Timeout:        time.Second,
 		PageSize:       tablePageSize,
+		// bbolt copies all that is to be written when its map must grow.
+		InitialMmapSize: 512 << 20,
 		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
 			return os.OpenFile(name, flag|os.O_EXCL, perm)
 		},
@@ -148,7 +150,7 @@ func (w *Writer[ID]) room(s *segment, n int) (uint64, error) {
 		if err := w.put(*s); err != nil {
 			return 0, err
 		}
-		*s = segment{kind: s.kind, k: s.k + 1}
+		*s = segment{s.kind, s.k + 1, make([]byte, 0, max(n, segmentSize))}
 	}
 	return uint64(s.k)<<32 | uint64(len(s.b)), nil
 }

@@ -83,7 +83,7 @@ func runPass(ctx context.Context, src io.Reader, files passFiles, wantDigest, wa
 	sums := newSummer(algorithm(wantDiffID))
 	fan.readOn(func(r io.Reader) error {
 		var err error
-		res.meta, err = scanTable(r, files.table, limits, sums.expect)
+		res.meta, err = scanTable(ctx, r, files.table, limits, sums.expect)
 		return err
 	}, sums)
 
@@ -148,8 +148,8 @@ func rootCause(errs ...error) error {
 	return echo
 }
 
-func scanTable(r io.Reader, path string, limits index.Limits, each func(*index.File)) (*index.Meta, error) {
-	m, err := index.ScanFiles(r, path, limits, each)
+func scanTable(ctx context.Context, r io.Reader, path string, limits index.Limits, each func(*index.File)) (*index.Meta, error) {
+	m, err := index.ScanFiles(ctx, r, path, limits, each)
 	if err != nil {
 		return nil, NoBlock(path, err)
 	}

@@ -166,7 +166,7 @@ func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err
 	if verify || seek.Detect(head[:n]) != seek.None {
 		return p.pass(ctx, limits)
 	}
-	t, sum, err := p.openScan(limits)
+	t, sum, err := p.openScan(ctx, limits)
 	if err != nil {
 		return err
 	}
@@ -210,12 +210,12 @@ func (p *Place) agrees(known Layer) bool {
 
 // openScan opens the table that was scanned from the headers, made anew if it
 // is missing or damaged, and returns the sha256 of its file.
-func (p *Place) openScan(limits index.Limits) (*index.Layer, [sha256.Size]byte, error) {
+func (p *Place) openScan(ctx context.Context, limits index.Limits) (*index.Layer, [sha256.Size]byte, error) {
 	t, sum, err := openSummed(p.path("scan"))
 	if !IsDerivedBad(err) {
 		return t, sum, err
 	}
-	if err := p.scan(limits); err != nil {
+	if err := p.scan(ctx, limits); err != nil {
 		return nil, sum, err
 	}
 	return openSummed(p.path("scan"))
@@ -264,13 +264,13 @@ func sumFile(f *os.File) (sum [sha256.Size]byte, err error) {
 
 // scan makes the table of a plain tar from its headers alone. Nothing but the
 // names, as they are at this moment, is known then.
-func (p *Place) scan(limits index.Limits) error {
+func (p *Place) scan(ctx context.Context, limits index.Limits) error {
 	g, err := p.s.NewStage()
 	if err != nil {
 		return err
 	}
 	defer g.Discard()
-	if _, err := scanTable(&headerReader{r: p.section()}, g.New(p.path("scan")), limits, nil); err != nil {
+	if _, err := scanTable(ctx, &headerReader{ctx: ctx, r: p.section()}, g.New(p.path("scan")), limits, nil); err != nil {
 		return err
 	}
 	return g.Commit()
@@ -379,7 +379,7 @@ func (p *Place) OpenTable(ctx context.Context) (*index.Layer, error) {
 	if p.Verified() {
 		return openDerived(p.path("table"), func() error { return p.pass(ctx, index.Limits{}) })
 	}
-	t, sum, err := p.openScan(index.Limits{})
+	t, sum, err := p.openScan(ctx, index.Limits{})
 	if err != nil {
 		return nil, err
 	}
@@ -450,6 +450,7 @@ func (s *Store) PlaceTreePath(keys []string) string {
 // A headerReader reads a tar whose content is leapt over: through a small
 // buffer, since headers of small files lie close together.
 type headerReader struct {
+	ctx    context.Context
 	r      *io.SectionReader
 	pos    int64
 	buf    [4096]byte
@@ -457,6 +458,9 @@ type headerReader struct {
 }
 
 func (h *headerReader) Read(p []byte) (int, error) {
+	if err := h.ctx.Err(); err != nil {
+		return 0, err
+	}
 	if len(p) >= len(h.buf) {
 		n, err := h.r.ReadAt(p, h.pos)
 		h.pos += int64(n)

@@ -5,6 +5,7 @@ package unionfs
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -52,7 +53,7 @@ func mergeTo(b *testing.B, file string, layers []*index.Layer) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := Merge(w, layers, nil); err != nil {
+	if err := Merge(context.Background(), w, layers, nil); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -3,6 +3,7 @@
 package unionfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,10 +37,11 @@ const maxTotal = 64 << 20
 // directory (index.Scan); here directories merge, everything else replaces,
 // and a mark hides what lies below its layer (image-spec layer.md and
 // docs/semantics.md). Numbers are given in the order (layer, entry). A hard
-// link to nothing is an index.ErrBadLayer in a *LayerError.
+// link to nothing is an index.ErrBadLayer in a *LayerError. When ctx ends,
+// Merge does, at once.
 //
 // Precondition: Merge runs under index.Guard.
-func Merge(w *index.Writer[index.NodeID], layers []*index.Layer, keys []string) error {
+func Merge(ctx context.Context, w *index.Writer[index.NodeID], layers []*index.Layer, keys []string) error {
 	if len(layers) > maxLayers {
 		return fmt.Errorf("%d layers: %w of %d", len(layers), index.ErrLimit, maxLayers)
 	}
@@ -52,7 +54,7 @@ func Merge(w *index.Writer[index.NodeID], layers []*index.Layer, keys []string) 
 			return fmt.Errorf("layers of over %d files and directories in all: %w of %d", total, index.ErrLimit, uint64(maxTotal))
 		}
 	}
-	m := &merger{layers: layers, links: make([]map[index.EntryID]nodeRef, len(layers))}
+	m := &merger{ctx: ctx, layers: layers, links: make([]map[index.EntryID]nodeRef, len(layers))}
 	for k := range layers {
 		if err := m.resolveLinks(k); err != nil {
 			return &LayerError{k, err}
@@ -94,6 +96,8 @@ type contributor struct {
 }
 
 type merger struct {
+	ctx    context.Context
+	ticks  uint32 // of the context's clock
 	layers []*index.Layer
 	links  []map[index.EntryID]nodeRef // open hard links of each layer, resolved
 
@@ -136,6 +140,9 @@ func (m *merger) resolveLinks(k int) error {
 	m.links[k] = make(map[index.EntryID]nodeRef, left)
 	var n index.Node
 	for i := uint32(1); i <= t.Count() && left > 0; i++ {
+		if err := m.tick(); err != nil {
+			return err
+		}
 		if err := t.Node(index.EntryID(i), &n); err != nil {
 			return err
 		}
@@ -454,12 +461,23 @@ func (m *merger) many(from []contributor, emit func(name []byte, e merged, overL
 	return nil
 }
 
+// tick returns the context's error, asked for now and then.
+func (m *merger) tick() error {
+	if m.ticks++; m.ticks%1024 != 0 {
+		return nil
+	}
+	return m.ctx.Err()
+}
+
 func (m *merger) each(d contributor, f func(index.Dirent[index.EntryID]) error) error {
 	dir, err := m.layers[d.layer].ReadDir(d.id, 0)
 	if err != nil {
 		return &LayerError{d.layer, err}
 	}
 	for {
+		if err := m.tick(); err != nil {
+			return err
+		}
 		e, ok, err := dir.Next()
 		if err == nil && ok {
 			err = f(e)
@@ -522,6 +540,9 @@ func (m *merger) write(w *index.Writer[index.NodeID], keys []string) error {
 	var list []index.DirEntry[index.NodeID]
 	at := 0
 	for i := range m.dirs {
+		if err := m.tick(); err != nil {
+			return err
+		}
 		d := &m.dirs[i]
 		list = list[:0]
 		for _, e := range m.entries[d.lo:d.hi] {
@@ -549,6 +570,9 @@ func (m *merger) write(w *index.Writer[index.NodeID], keys []string) error {
 		for i, u := range used {
 			if u == 0 {
 				continue
+			}
+			if err := m.tick(); err != nil {
+				return err
 			}
 			if err := put(nodeRef{uint32(k), index.EntryID(i)}); err != nil {
 				return &LayerError{k, err}

@@ -4,6 +4,7 @@ package unionfs
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,7 @@ func stack(t testing.TB, tars ...[]byte) (f *FS, odd int, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := index.Guard(func() error { return Merge(w, layers, nil) }); err != nil {
+	if err := index.Guard(func() error { return Merge(context.Background(), w, layers, nil) }); err != nil {
 		w.Abort()
 		return nil, odd, err
 	}
@@ -332,4 +333,32 @@ func TestRows(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever gives up does not wait for a million names.
+func TestMergeEndsWithItsContext(t *testing.T) {
+	var text strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&text, "d%d/f=x ", i)
+	}
+	layer := filepath.Join(t.TempDir(), "layer")
+	if _, err := index.Scan(bytes.NewReader(tartest.Tar(t, text.String())), layer, index.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := index.Open[index.EntryID](layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	path := filepath.Join(t.TempDir(), "tree")
+	w, err := index.Create[index.NodeID](path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Merge(ctx, w, []*index.Layer{l}, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	w.Abort()
 }

@@ -4,6 +4,7 @@ package mount
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -94,7 +95,7 @@ func makeImage(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	return unionfs.Merge(w, []*index.Layer{layer}, []string{"one"})
+	return unionfs.Merge(context.Background(), w, []*index.Layer{layer}, []string{"one"})
 }
 
 const serveEnv = "IMGFS_MOUNT_TEST_SERVE"

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -111,7 +112,7 @@ func openLayer(tmp, layer string) (*unionfs.FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := index.Guard(func() error { return unionfs.Merge(w, []*index.Layer{l}, nil) }); err != nil {
+	if err := index.Guard(func() error { return unionfs.Merge(context.Background(), w, []*index.Layer{l}, nil) }); err != nil {
 		return nil, err
 	}
 	tree, err := index.Open[index.NodeID](path)
