@@ -13,6 +13,7 @@ SOAKTIME    ?= 10m
 CRASHTIME   ?= 10m
 IMAGE       ?=
 ROWS        ?=
+PROFILE     ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
@@ -28,7 +29,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  IMAGE=REF|FILE   the image make demo mounts (default: a Debian base made here)'
-	@echo '  ROWS=NAME,...    which rows make bench-write measures (default: all but million)'
+	@echo '  ROWS=NAME,...    which rows make bench measures (default: all but million)'
 	@echo '  FUZZTIME=$(FUZZTIME)     how long each fuzz target runs in make check and make fuzz'
 	@echo '  PREFIX=$(PREFIX)  where make install puts things; DESTDIR goes before it'
 
@@ -79,19 +80,19 @@ crash: ## lose power, kill servers and fail disks under the upper, each for CRAS
 	@scripts/crash '$(CRASHTIME)'
 
 .PHONY: bench
-bench: ## the whole table of figures; needs root
+bench: ## the whole table of figures, or of ROWS=NAME,...; needs root
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
-	@scripts/bench
+	@ROWS='$(ROWS)' scripts/bench
 
 .PHONY: bench-quick
-bench-quick: ## the main figures, in some minutes; needs root
+bench-quick: ## the hot path and the main ratios, in under three minutes; needs root
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
-	@scripts/bench --quick
+	@ROWS='$(ROWS)' scripts/bench --quick
 
 .PHONY: bench-write
-bench-write: ## figures of writable mounts, or of ROWS=NAME,...; needs root
+bench-write: ## figures of writable mounts alone; needs root
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
 	@ROWS='$(ROWS)' scripts/bench write
@@ -101,6 +102,21 @@ bench-write-quick: ## the same with fewer runs; needs root
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory build
 	@ROWS='$(ROWS)' scripts/bench write --quick
+
+.PHONY: bench-hot
+bench-hot: ## Go benchmarks of the hot path, for benchstat; PROFILE=1 for flame graphs
+	@scripts/setup
+	@scripts/bench gobench $(if $(PROFILE),-profile)
+
+.PHONY: bench-check
+bench-check: ## the same against the commit in bench/BASELINE, in turn; fails if one is 25 % slower
+	@scripts/setup
+	@scripts/bench check
+
+.PHONY: bench-keep
+bench-keep: ## put the last make bench on record, redraw the README's charts and table
+	@scripts/bench keep build/bench.json
+	@scripts/bench plot build/bench.json
 
 .PHONY: man
 man: build ## write the man pages to build/man

@@ -1,110 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command imgfs-bench measures the whole filesystem, not its functions: it
-// loads real images with the imgfs binary, mounts them, walks and reads them,
-// and does the same with kernel overlayfs over the unpacked layers in the same
-// run, turn by turn. It prints a table and writes the figures as JSON.
+// Command imgfs-bench measures imgfs and its peers side by side: the same
+// images, mounted by each in turn, in one run. It prints a table with the
+// promised limits in it and keeps all figures as JSON.
 //
-//	imgfs-bench [FLAG]...        read-only mounts
-//	imgfs-bench write [FLAG]...  writable mounts, with more peers
+//	imgfs-bench [GROUP]... [FLAG]...    measure rows: hot, load, read, write
+//	imgfs-bench gobench [FLAG]...       Go benchmarks of the hot path alone
+//	imgfs-bench check [FLAG]...         the same against a recorded commit
+//	imgfs-bench keep [FLAG]... FILE     put a run's figures on record
+//	imgfs-bench plot [FLAG]... FILE     draw charts and the README's table
 //
-// It knows imgfs by its command line alone. It needs root: for overlayfs, for
-// unpacking owners and devices, and to drop the kernel's caches.
+// It knows imgfs by its command line alone. Measuring needs root: for
+// overlayfs, for unpacking owners and devices, and to drop the kernel's caches.
 package main
 
 import (
-	"errors"
+	"context"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
+	"os/signal"
 	"strings"
+	"syscall"
 )
 
 func main() {
-	var err error
-	switch args := os.Args[1:]; {
-	case len(args) == 3 && args[0] == "work":
-		err = child(args[1], args[2])
-	case len(args) > 0 && args[0] == "write":
-		err = writeMain(args[1:])
-	default:
-		err = readMain()
-	}
-	if err != nil {
+	if err := dispatch(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "imgfs-bench:", err)
 		os.Exit(1)
 	}
 }
 
-// readMain measures read-only mounts.
-func readMain() error {
-	var c config
-	shapes := flag.String("shapes", "base,app,deep,many", "which images of scripts/mkimage")
-	reads := flag.String("reads", "base,app", "of these shapes all files are read, too")
-	flag.StringVar(&c.imgfs, "imgfs", "./imgfs", "the binary to measure")
-	flag.StringVar(&c.mkimage, "mkimage", "scripts/mkimage", "the script that makes the images")
-	flag.StringVar(&c.dir, "dir", "", "where to work: on a disk, not a tmpfs (default: beside the cached images)")
-	flag.IntVar(&c.runs, "runs", 5, "how often each figure is measured")
-	flag.StringVar(&c.json, "json", "", "write the figures to this file")
-	flag.Parse()
-	c.shapes = strings.Split(*shapes, ",")
-	c.reads = map[string]bool{}
-	for s := range strings.SplitSeq(*reads, ",") {
-		c.reads[s] = true
+func dispatch(args []string) error {
+	// A signal ends a run as an error does, with everything unmounted and
+	// removed.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	verb, rest := "", args
+	if len(args) > 0 {
+		verb, rest = args[0], args[1:]
 	}
-	return run(c)
+	switch verb {
+	case "work":
+		if len(rest) != 2 {
+			return fmt.Errorf("work wants the name of a workload and a directory")
+		}
+		stop() // its parent sees to signals
+		return child(rest[0], rest[1])
+	case "gobench":
+		return goMain(ctx, rest)
+	case "check":
+		return checkMain(ctx, rest)
+	case "keep":
+		return keepMain(rest)
+	case "plot":
+		return plotMain(rest)
+	}
+	return measureMain(ctx, args)
 }
 
-// A config is what to measure and how.
-type config struct {
-	imgfs, mkimage, dir, json string
-	shapes                    []string
-	reads                     map[string]bool
-	runs                      int
-}
-
-func run(c config) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("only root can mount overlayfs and drop the caches: run it by sudo")
+// measureMain measures rows.
+func measureMain(ctx context.Context, args []string) error {
+	var groups []string
+	for len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		groups, args = append(groups, args[0]), args[1:]
 	}
-	if c.runs < 1 {
-		return errors.New("at least one run")
+	flags := flag.NewFlagSet("imgfs-bench "+strings.Join(groups, " "), flag.ExitOnError)
+	b := bench{ctx: ctx}
+	var names, systems, also string
+	flags.StringVar(&names, "rows", "", "only these rows, with a comma between them (default: all but million); ROW/SHAPE is that of one image")
+	flags.StringVar(&systems, "systems", "", "only these systems, with a comma between them; imgfs is all ways of it (default: all of a row)")
+	flags.StringVar(&also, "also", "", "these systems too, in every row of the group write: \"memfs -writeback\", \"memfs -noxattr\", \"imgfs --rw -o nopassthrough\"")
+	flags.BoolVar(&b.quick, "quick", false, "the main rows, a shorter file, fewer runs")
+	flags.StringVar(&b.imgfs, "imgfs", "./imgfs", "the binary to measure")
+	flags.StringVar(&b.memfs, "memfs", "build/memfs", "the memory-only server")
+	flags.StringVar(&b.mkimage, "mkimage", "scripts/mkimage", "the script that makes the images")
+	flags.StringVar(&b.dir, "dir", "", "where to work: on ext4 (default: beside the cached images)")
+	flags.IntVar(&b.runs, "runs", 5, "how often each figure is measured")
+	flags.StringVar(&b.json, "json", "", "write the figures to this file")
+	flags.StringVar(&b.lines, "lines", "", "write them as lines of Go benchmarks to this file, for benchstat")
+	flags.Parse(args)
+	if flags.NArg() != 0 {
+		return fmt.Errorf("what is %q?", flags.Arg(0))
 	}
-	if c.imgfs, err = filepath.Abs(c.imgfs); err != nil {
-		return err
-	}
-	images, err := makeImages(c)
+	b.only, b.also = splitList(systems), splitList(also)
+	chosen, err := chooseRows(groups, splitList(names), b.quick)
 	if err != nil {
 		return err
 	}
-	if c.dir == "" {
-		c.dir = filepath.Dir(images[0].archive)
-	}
-	work, err := os.MkdirTemp(c.dir, "bench-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-
-	b := &bench{config: c, work: work, store: filepath.Join(work, "store"), report: newReport(c.runs)}
-	defer b.unmountAll()
-	for i := range images {
-		if err := b.prepare(&images[i]); err != nil {
-			return fmt.Errorf("%s: %w", images[i].shape, err)
-		}
-	}
-	if err := b.mountTimes(images); err != nil {
-		return err
-	}
-	for _, im := range images {
-		if err := b.compare(im); err != nil {
-			return fmt.Errorf("%s: %w", im.shape, err)
-		}
-	}
-	b.report.print(os.Stdout)
-	if c.json == "" {
-		return nil
-	}
-	return b.report.write(c.json)
+	return b.run(chosen)
 }

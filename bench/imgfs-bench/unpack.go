@@ -4,6 +4,7 @@ package main
 
 import (
 	"archive/tar"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 )
 
 const (
@@ -23,44 +23,52 @@ const (
 )
 
 // unpackLayers unpacks each layer of an OCI archive into a directory of its
-// own below dir, in overlayfs's form, base first. It returns the directories,
-// the bytes of all blobs, and the seconds that gzip and tar took.
-func unpackLayers(archive, dir string) (layers []string, blobs int64, seconds float64, err error) {
+// own below dir, in overlayfs's form, base first.
+func (b *bench) unpackLayers(archive, dir string) (layers []string, err error) {
 	f, err := os.Open(archive)
 	if err != nil {
-		return nil, 0, 0, err
+		return nil, err
 	}
 	defer f.Close()
-	digests, at, blobs, err := manifestLayers(f)
+	image, err := readOCI(f)
 	if err != nil {
-		return nil, 0, 0, fmt.Errorf("%s: %w", archive, err)
+		return nil, fmt.Errorf("%s: %w", archive, err)
 	}
-	for i, d := range digests {
+	for i, l := range image.layers {
 		layer := filepath.Join(dir, fmt.Sprint(i))
-		if err := os.MkdirAll(layer, 0o755); err != nil {
-			return nil, 0, 0, err
+		if err := untarLayer(b.ctx, f, l, layer); err != nil {
+			return nil, err
 		}
-		cmd := exec.Command("tar", "-C", layer, "-xzpf", "-", "--numeric-owner", "--xattrs", "--xattrs-include=*")
-		cmd.Stdin = io.NewSectionReader(f, at[d].off, at[d].size)
-		start := time.Now()
-		if _, err := output(cmd); err != nil {
-			return nil, 0, 0, err
-		}
-		seconds += time.Since(start).Seconds()
 		if err := toOverlay(layer); err != nil {
-			return nil, 0, 0, err
+			return nil, err
 		}
 		layers = append(layers, layer)
 	}
-	return layers, blobs, seconds, nil
+	return layers, nil
+}
+
+// untarLayer unpacks a layer by tar as it is.
+func untarLayer(ctx context.Context, f io.ReaderAt, l section, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "tar", "-C", dir, "-xzpf", "-", "--numeric-owner", "--xattrs", "--xattrs-include=*")
+	cmd.Stdin = io.NewSectionReader(f, l.off, l.size)
+	_, err := output(cmd)
+	return err
 }
 
 type section struct{ off, size int64 }
 
-// manifestLayers returns the layers' digests of the one image in an OCI
-// archive, where each blob lies in it, and the bytes of all blobs.
-func manifestLayers(f *os.File) (layers []string, at map[string]section, blobs int64, err error) {
-	at = map[string]section{}
+// An ociImage says where the one image of an OCI archive lies in it.
+type ociImage struct {
+	config section
+	layers []section
+	blobs  int64 // bytes of all blobs
+}
+
+func readOCI(f *os.File) (image ociImage, err error) {
+	at := map[string]section{}
 	tr := tar.NewReader(f)
 	for {
 		h, err := tr.Next()
@@ -68,15 +76,15 @@ func manifestLayers(f *os.File) (layers []string, at map[string]section, blobs i
 			break
 		}
 		if err != nil {
-			return nil, nil, 0, err
+			return image, err
 		}
 		off, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
-			return nil, nil, 0, err
+			return image, err
 		}
 		name := strings.TrimPrefix(h.Name, "blobs/sha256/")
 		if name != h.Name && h.Typeflag == tar.TypeReg {
-			blobs += h.Size
+			image.blobs += h.Size
 			name = "sha256:" + name
 		}
 		at[name] = section{off, h.Size}
@@ -85,7 +93,10 @@ func manifestLayers(f *os.File) (layers []string, at map[string]section, blobs i
 		Digest string `json:"digest"`
 	}
 	var index struct{ Manifests []descriptor }
-	var manifest struct{ Layers []descriptor }
+	var manifest struct {
+		Config descriptor
+		Layers []descriptor
+	}
 	read := func(name string, v any) error {
 		b := make([]byte, min(at[name].size, 4<<20))
 		if _, err := f.ReadAt(b, at[name].off); err != nil {
@@ -94,18 +105,19 @@ func manifestLayers(f *os.File) (layers []string, at map[string]section, blobs i
 		return json.Unmarshal(b, v)
 	}
 	if err := read("index.json", &index); err != nil {
-		return nil, nil, 0, err
+		return image, err
 	}
 	if len(index.Manifests) != 1 {
-		return nil, nil, 0, fmt.Errorf("%d images, want one", len(index.Manifests))
+		return image, fmt.Errorf("%d images, want one", len(index.Manifests))
 	}
 	if err := read(index.Manifests[0].Digest, &manifest); err != nil {
-		return nil, nil, 0, err
+		return image, err
 	}
+	image.config = at[manifest.Config.Digest]
 	for _, l := range manifest.Layers {
-		layers = append(layers, l.Digest)
+		image.layers = append(image.layers, at[l.Digest])
 	}
-	return layers, at, blobs, nil
+	return image, nil
 }
 
 // toOverlay turns the whiteouts of a layer into overlayfs's: a character

@@ -17,24 +17,28 @@ func TestOverlayShowsTheImage(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can unpack devices and mount overlayfs")
 	}
-	images, err := makeImages(config{mkimage: "../../scripts/mkimage", shapes: []string{"tiny"}})
+	archive, err := makeImage(t.Context(), "../../scripts/mkimage", "tiny")
 	if err != nil {
 		t.Skip(err)
 	}
-	im := images[0]
-	b := &bench{work: t.TempDir()}
-	if im.layers, _, _, err = unpackLayers(im.archive, filepath.Join(b.work, "layers")); err != nil {
+	im := &image{shape: "tiny", archive: archive}
+	b := &bench{ctx: t.Context()}
+	work := t.TempDir()
+	if im.layers, err = b.unpackLayers(im.archive, filepath.Join(work, "layers")); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(b.work, "mnt")
-	if err := b.mountOverlay(im, dir); err != nil {
+	dir := filepath.Join(work, "mnt")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.mountOverlay(dir, im, ""); err != nil {
 		if exec.Command("grep", "-qw", "overlay", "/proc/filesystems").Run() != nil {
 			t.Skip(err)
 		}
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := b.unmount(dir); err != nil {
+		if err := b.umount(dir); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -8,11 +8,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -30,20 +30,23 @@ type workload struct {
 // A step is one timed part. It calls lap for what was done so far, besides
 // the figure of the whole.
 type step struct {
-	name string
-	cold bool // begins with empty caches of the kernel
-	room int  // bytes of memory that it fills
-	run  func(dir string, lap func(name string)) error
+	name   string
+	cold   coldness               // what is empty when it begins
+	room   int                    // bytes of memory that it fills
+	anon   bool                   // the server's memory after it is a figure
+	before func(dir string) error // not timed, after the caches were emptied
+	run    func(dir string, lap func(name string)) error
+	figure func(elapsed float64) float64 // what to say instead of the seconds it took
 }
 
 // plain makes a workload of one step.
-func plain(cold bool, run func(dir string) error) workload {
-	return workload{steps: []step{{cold: cold, run: func(dir string, _ func(string)) error { return run(dir) }}}}
+func plain(c coldness, run func(dir string) error) workload {
+	return workload{steps: []step{{cold: c, run: func(dir string, _ func(string)) error { return run(dir) }}}}
 }
 
 // after makes a workload of one step, not cold, after a preparation.
 func after(prepare, run func(dir string) error) workload {
-	w := plain(false, run)
+	w := plain(warm, run)
 	w.prepare = prepare
 	return w
 }
@@ -73,8 +76,8 @@ const (
 func workloads() map[string]workload {
 	return map[string]workload{
 		"append":        {prepare: statBig, steps: []step{{run: func(dir string, _ func(string)) error { return appendByte(dir) }}}},
-		"chmod":         plain(true, func(dir string) error { return changeAll(filepath.Join(dir, treeDir), treeSize, chmod) }),
-		"chown":         plain(true, func(dir string) error { return changeAll(filepath.Join(dir, treeDir), treeSize, chown) }),
+		"chmod":         plain(cold, func(dir string) error { return changeAll(filepath.Join(dir, treeDir), treeSize, chmod) }),
+		"chown":         plain(cold, func(dir string) error { return changeAll(filepath.Join(dir, treeDir), treeSize, chown) }),
 		"rename-dir":    after(func(dir string) error { return statOf(filepath.Join(dir, wideDir)) }, renameWide),
 		"create":        after(makeDirs, create),
 		"untar":         after(func(dir string) error { return unix.Mkdir(newDir(dir), 0o755) }, untar),
@@ -86,8 +89,13 @@ func workloads() map[string]workload {
 		"create-fsync":  after(func(dir string) error { return unix.Mkdir(newDir(dir), 0o755) }, createSynced),
 		"sqlite-wal":    after(func(dir string) error { return makeDB(dir, "wal") }, fillDB),
 		"sqlite-delete": after(func(dir string) error { return makeDB(dir, "delete") }, fillDB),
-		"million":       {prepare: makeDirs, steps: []step{{name: "change", run: million}}},
-		"reads":         reads(),
+		"million":       {prepare: makeDirs, steps: []step{{name: theChange, run: million, anon: true}}},
+		"walk":          {steps: walks()},
+		"read":          {steps: append(walks(), readAll()...)},
+		"everything":    {steps: slices.Concat(walks(), readAll(), grepAndReaders())},
+		"lstat":         lstats(),
+		"big":           big(bigSize),
+		"exec":          plain(cold, execPython),
 	}
 }
 
@@ -112,16 +120,25 @@ func child(name, dir string) error {
 	}
 	in := bufio.NewReader(os.Stdin)
 	for _, s := range w.steps {
-		fmt.Printf("ready %q %t\n", s.name, s.cold)
+		fmt.Printf("ready %q %d %t\n", s.name, s.cold, s.anon)
 		if _, err := in.ReadString('\n'); err != nil {
 			return err
 		}
 		if err := makeRoom(s.room); err != nil {
 			return err
 		}
+		if s.before != nil {
+			if err := s.before(dir); err != nil {
+				return err
+			}
+		}
 		start, spent := time.Now(), cpuTime()
 		say := func(name string) {
-			fmt.Printf("%q %.9f %.9f\n", name, time.Since(start).Seconds(), cpuTime()-spent)
+			took := time.Since(start).Seconds()
+			if name == s.name && s.figure != nil {
+				took = s.figure(took)
+			}
+			fmt.Printf("%q %.12f %.9f\n", name, took, cpuTime()-spent)
 		}
 		err := s.run(dir, say)
 		if errno := unix.Errno(0); errors.As(err, &errno) {
@@ -209,8 +226,8 @@ func walk(at int, name string, visit func(at int, name string, st *unix.Stat_t) 
 }
 
 type dirent struct {
-	name  string
-	isDir bool
+	name string
+	kind uint32 // S_IFMT's bits of a mode
 }
 
 // readDir returns the entries of an open directory, without "." and "..".
@@ -225,7 +242,7 @@ func readDir(fd int) (list []dirent, err error) {
 			name := b[19:binary.NativeEndian.Uint16(b[16:])]
 			name = name[:bytes.IndexByte(name, 0)]
 			if s := string(name); s != "." && s != ".." {
-				list = append(list, dirent{s, b[18] == unix.DT_DIR})
+				list = append(list, dirent{s, uint32(b[18]) << 12})
 			}
 		}
 	}
@@ -389,7 +406,7 @@ func removeAll(at int, name string) (files int, err error) {
 			return err
 		}
 		for _, e := range list {
-			if !e.isDir {
+			if e.kind != unix.S_IFDIR {
 				files++
 				if err := unix.Unlinkat(fd, e.name, 0); err != nil {
 					return err
@@ -432,7 +449,7 @@ func sequential(size int) workload {
 	}
 	return workload{steps: []step{
 		{name: "write+fsync", run: write, room: 2 * size},
-		{name: "read cold", cold: true, run: read, room: 2 * size},
+		{name: "read cold", cold: cold, run: read, room: 2 * size},
 		{name: "read warm", run: read},
 	}}
 }
@@ -532,30 +549,4 @@ func million(dir string, lap func(string)) error {
 		}
 	}
 	return nil
-}
-
-// reads walks an image and reads all of it, twice.
-func reads() workload {
-	list := func(dir string, _ func(string)) error {
-		return walk(unix.AT_FDCWD, dir, func(int, string, *unix.Stat_t) error { return nil })
-	}
-	read := func(dir string, _ func(string)) error {
-		buf := make([]byte, 256<<10)
-		return walk(unix.AT_FDCWD, dir, func(at int, name string, st *unix.Stat_t) error {
-			if st.Mode&unix.S_IFMT != unix.S_IFREG {
-				return nil
-			}
-			n, err := readFile(at, name, buf)
-			if err == nil && n != st.Size {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		})
-	}
-	return workload{steps: []step{
-		{name: "first walk", cold: true, run: list},
-		{name: "second walk", run: list},
-		{name: "read all, cold", cold: true, run: read},
-		{name: "read all, warm", run: read},
-	}}
 }

@@ -3,12 +3,10 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +33,10 @@ func TestWorkloads(t *testing.T) {
 
 func TestEveryRowHasItsWorkload(t *testing.T) {
 	all := workloads()
-	for _, r := range writeRows() {
+	for _, r := range allRows() {
+		if r.turn != nil || r.gobench {
+			continue
+		}
 		for _, quick := range []bool{false, true} {
 			if _, ok := all[r.workload(quick)]; !ok {
 				t.Errorf("row %s: no workload %q", r.name, r.workload(quick))
@@ -70,23 +71,5 @@ func TestWalkSeesEverythingOnce(t *testing.T) {
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after removeAll: %v", err)
-	}
-}
-
-func TestTable(t *testing.T) {
-	rows := []writeRow{{name: "create", systems: []string{imgfsIs, memfsIs}, limits: light}}
-	table := newTable(3)
-	for i, noise := range []float64{1, 10, 2} { // it slows both
-		table.add("create", theTime, imgfsIs, 1.5*noise)
-		table.add("create", theTime, memfsIs, 1*noise)
-		table.effort("create", theTime, imgfsIs, effort{CPU: 0.25, Reads: float64(100 * (i + 1))})
-	}
-	table.refused("create", theTime, overlayIs, "EXDEV")
-	var out bytes.Buffer
-	table.print(&out, rows)
-	for _, want := range []string{"1.50 × memfs ≤ 1.3 MISSED", "fuse-overlayfs ≤ 1: not measured", "0.25", "200"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the table lacks %q:\n%s", want, out.String())
-		}
 	}
 }
