@@ -3,6 +3,7 @@
 package cow
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 
@@ -18,7 +19,7 @@ func emptyTree(t testing.TB) *unionfs.FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unionfs.Merge(w, nil, nil); err != nil {
+	if err := unionfs.Merge(context.Background(), w, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	tree, err := index.Open[index.NodeID](path)
