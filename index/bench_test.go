@@ -198,9 +198,9 @@ func BenchmarkScan(b *testing.B) {
 	if err := w.Close(); err != nil {
 		b.Fatal(err)
 	}
-	dir := b.TempDir()
 	for _, seek := range []bool{true, false} {
 		b.Run(fmt.Sprintf("names=100k/seek=%v", seek), func(b *testing.B) {
+			dir := b.TempDir()
 			b.SetBytes(int64(buf.Len()))
 			b.ReportAllocs()
 			i := 0
