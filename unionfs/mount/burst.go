@@ -3,14 +3,19 @@
 package mount
 
 import (
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/imgfs/imgfs/cow"
 )
 
 // A new file that is passed through costs the host a file, which pays when
 // much is written to it. Who makes many files in a short time (tar, cp, git)
 // makes small ones: from the fourth on they are made without, and lie in their
-// records as long as they stay small.
+// records as long as they stay small. One file made again and again under the
+// same name is no burst: a rollback journal is written in small pieces, and each
+// would go through us into the record.
 const (
 	burstFiles  = 3
 	burstWindow = 50 * time.Millisecond // from one to the next
@@ -26,20 +31,35 @@ type bursts struct {
 
 type maker struct {
 	pid   uint32
-	files int // made in a row, at least so many
+	files int // made in a row under new names, at least so many
 	last  time.Time
+	names [burstFiles]madeName // the last ones, as in a ring
+	name  int                  // where the next one goes
+}
+
+// madeName is where a file was made; a file without a name has none.
+type madeName struct {
+	dir  cow.Node
+	name string
 }
 
 // small notes that pid makes a file, and reports whether it is likely to stay
 // small.
-func (b *bursts) small(pid uint32, now time.Time) bool {
+func (b *bursts) small(pid uint32, at madeName, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m := b.findLocked(pid)
-	if m.pid != pid || now.Sub(m.last) > burstWindow {
-		*m = maker{pid: pid, files: min(m.files, 0)}
+	if m.pid != pid {
+		*m = maker{pid: pid}
+	} else if now.Sub(m.last) > burstWindow {
+		m.files = min(m.files, 0)
 	}
 	m.last = now
+	if at.name != "" && slices.Contains(m.names[:], at) {
+		return false
+	}
+	m.names[m.name] = at
+	m.name = (m.name + 1) % len(m.names)
 	m.files++
 	return m.files > burstFiles
 }

@@ -3,6 +3,7 @@
 package mount
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -10,9 +11,11 @@ import (
 func TestBursts(t *testing.T) {
 	var b bursts
 	now := time.Unix(1000, 0)
+	made := 0
 	make := func(pid uint32, after time.Duration) bool {
 		now = now.Add(after)
-		return b.small(pid, now)
+		made++
+		return b.small(pid, madeName{1, fmt.Sprint(made)}, now)
 	}
 	for i := range 3 {
 		if make(1, time.Millisecond) {
@@ -41,5 +44,31 @@ func TestBursts(t *testing.T) {
 		if make(pid, time.Millisecond) {
 			t.Errorf("the first file of process %d is taken for small", pid)
 		}
+	}
+}
+
+// A rollback journal is made, written, removed and made again.
+func TestBurstOfOneName(t *testing.T) {
+	var b bursts
+	now := time.Unix(1000, 0)
+	for i := range 20 {
+		for _, at := range []madeName{{1, "a.db-journal"}, {2, "a.db-journal"}} {
+			if b.small(1, at, now) {
+				t.Fatalf("round %d: %v is taken for small", i, at)
+			}
+		}
+	}
+	small := false
+	for i := range burstFiles {
+		small = b.small(1, madeName{1, fmt.Sprint(i)}, now)
+	}
+	if !small {
+		t.Error("a burst of new names is not taken for small")
+	}
+	for range burstFiles + 2 {
+		small = b.small(2, madeName{}, now)
+	}
+	if !small {
+		t.Error("many files without a name are not taken for small")
 	}
 }

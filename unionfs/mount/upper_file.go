@@ -322,7 +322,7 @@ func (v *top) createFile(op string, in *fuse.CreateIn, name string, out *fuse.Cr
 	defer v.caught(debug.SetPanicOnFault(true), op, in.NodeId, &status)
 	var a cow.Attr
 	k := cow.Creation{Mode: index.ModeRegular | in.Mode&0o7777, Umask: in.Umask}
-	k.Small = v.passthrough && v.bursts.small(in.Caller.Pid, time.Now())
+	k.Small = v.passthrough && v.bursts.small(in.Caller.Pid, madeName{cow.Node(in.NodeId), name}, time.Now())
 	f, err := v.u.CreateFile(caller(&in.InHeader), cow.Node(in.NodeId), name, k, &a)
 	if err == nil {
 		clean := a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0
