@@ -219,8 +219,10 @@ func TestXattr(t *testing.T) {
 			}
 		}
 	}
-	if _, st := without.ListXAttr(nil, &h, buf); st != fuse.ENOSYS {
-		t.Errorf("list without any: %v", st)
+	for _, v := range []*tree{without, hidden} {
+		if n, st := v.ListXAttr(nil, &h, buf); n != 0 || st != fuse.OK {
+			t.Errorf("list without any: %d, %v", n, st)
+		}
 	}
 }
 
