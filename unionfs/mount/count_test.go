@@ -232,7 +232,7 @@ func TestRequests(t *testing.T) {
 		again  int // at most
 	}{
 		{"find $D -printf '%s %m %T@\\n' >/dev/null", 90, 1}, // statfs
-		{"ls -lR $D >/dev/null", 1100, 1100}, // newer ones list the xattrs of each file, older ones send nothing
+		{"ls -lR $D >/dev/null", 1100, 1100},                 // newer ones list the xattrs of each file, older ones send nothing
 		{"cat $D/dir0003/* >/dev/null", 52, 0},
 		{"readlink $D/link; cat $D/link/file00001; test ! -e $D/absent", 6, 0},
 		{"tar cf - -C $D . | cat >/dev/null", 955, 0}, // most of it reads
