@@ -86,6 +86,37 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
+// The archive is opened in place, for the first time and again.
+func BenchmarkOpenInPlace(b *testing.B) {
+	path := os.Getenv("IMGFS_BENCH_IMAGE")
+	if path == "" {
+		b.Skip("IMGFS_BENCH_IMAGE names no archive")
+	}
+	open := func(b *testing.B, s *imgfs.Store) {
+		i, err := s.OpenImage(context.Background(), path, nil, imgfs.OpenOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		i.Close()
+	}
+	b.Run("first", func(b *testing.B) {
+		for b.Loop() {
+			s, err := imgfs.Open(b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			open(b, s)
+		}
+	})
+	b.Run("again", func(b *testing.B) {
+		s := openStore(b)
+		open(b, s)
+		for b.Loop() {
+			open(b, s)
+		}
+	})
+}
+
 // Opening costs the same however deep the image is.
 func BenchmarkOpenImage(b *testing.B) {
 	for _, layers := range []int{1, 10, 120} {

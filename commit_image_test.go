@@ -460,8 +460,9 @@ func TestKillDuringCommit(t *testing.T) {
 		return cmd
 	}
 	s := openStore(t)
+	cmd := process(s)
 	began := time.Now()
-	if err := process(s).Wait(); err != nil {
+	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	whole := time.Since(began)

@@ -38,7 +38,8 @@ type Image struct {
 	chain  digest.Digest       // names the stack of layers
 	places []*layerstore.Place // in place
 	lease  *layerstore.Lease
-	source io.Closer // the archive
+	source io.Closer                                               // the archive
+	hashes func(ctx context.Context, k int) (*index.Hashes, error) // of an image of the store
 
 	mu      sync.Mutex
 	closers []io.Closer // guarded by mu; layers that were read
@@ -301,6 +302,7 @@ func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name stri
 		return nil, err
 	}
 	i := &Image{Name: name, ID: rec.ID, Digest: rec.Manifest, Platform: rec.Platform, chain: treeChain(rec), lease: lease}
+	i.hashes = func(ctx context.Context, k int) (*index.Hashes, error) { return s.ls.OpenHashes(ctx, rec.Layers[k]) }
 	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) {
 		c, err := s.ls.OpenContent(context.Background(), rec.Layers[k], s.cache)
 		if err != nil {
@@ -484,6 +486,22 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) { return i.places[k], nil })
 	i.FS.Damaged = func() { os.Remove(path) }
 	return nil
+}
+
+// Hashes opens the content hashes of layer k, 0 is the base, for whoever asks
+// which file holds what: a regular file of the tree is found in those of its
+// Node.Layer by its Node.Header. Where they are not there, they are made first,
+// which reads the whole layer and verifies it; ctx ends that.
+func (i *Image) Hashes(ctx context.Context, k int) (*index.Hashes, error) {
+	open := func() (*index.Hashes, error) { return i.hashes(ctx, k) }
+	if i.places != nil {
+		open = func() (*index.Hashes, error) { return i.places[k].OpenHashes(ctx) }
+	}
+	h, err := open()
+	if err != nil {
+		return nil, layerError(k, err)
+	}
+	return h, nil
 }
 
 // Unverified reports whether layers of an image opened in place are still to

@@ -152,6 +152,9 @@ func (w *Writer[ID]) room(s *segment, n int) (uint64, error) {
 		}
 		*s = segment{s.kind, s.k + 1, make([]byte, 0, max(n, segmentSize))}
 	}
+	if cap(s.b)-len(s.b) < n { // twice as much: append would take a quarter more, and copy again and again
+		s.b = slices.Grow(s.b, max(n, min(len(s.b), segmentSize-len(s.b))))
+	}
 	return uint64(s.k)<<32 | uint64(len(s.b)), nil
 }
 
@@ -281,11 +284,8 @@ func (w *Writer[ID]) Node(n *Node) error {
 	if _, err := w.room(&w.nodes, nodeSize); err != nil {
 		return err
 	}
-	if w.nodes.b == nil {
-		w.nodes.b = make([]byte, 0, 16*nodeSize)
-	}
 	at := len(w.nodes.b)
-	w.nodes.b = slices.Grow(w.nodes.b, nodeSize)[:at+nodeSize]
+	w.nodes.b = w.nodes.b[:at+nodeSize]
 	n.encode(w.nodes.b[at:])
 	w.origins.Write(n.origin(w.scratch[:0]))
 	w.count++

@@ -259,7 +259,8 @@ func (g *Stage) Path(path string) string {
 func (g *Stage) New(to string) string { return g.file(to) }
 
 // Commit moves all files to their names. What is there already is replaced by
-// the same content. The names are durable when Commit returns.
+// the same content. The names of blobs are durable when Commit returns; those of
+// derived files need not be.
 func (g *Stage) Commit() error {
 	_, err := g.commit()
 	return err
@@ -292,6 +293,9 @@ func (g *Stage) commit() (made []string, err error) {
 		}
 	}
 	for dir := range dirs {
+		if strings.HasPrefix(dir, g.s.root+"/index/") {
+			continue
+		}
 		if err := syncDir(dir); err != nil {
 			return made, err
 		}
