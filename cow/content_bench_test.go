@@ -30,6 +30,40 @@ func BenchmarkSmallFile(b *testing.B) {
 	}
 }
 
+// What tar and rm do with a small file.
+func BenchmarkUntarRemove(b *testing.B) {
+	u := newContentUpper(b, lowFS(b, nil), filepath.Join(b.TempDir(), "u"))
+	p := make([]byte, 4096)
+	k := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		var a Attr
+		name := fmt.Sprint(k)
+		f, err := u.CreateFile(Caller{}, RootNode, name, Creation{Mode: 0o600, Small: true}, &a)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := f.WriteAt(p, 0); err != nil {
+			b.Fatal(err)
+		}
+		for _, s := range []SetAttr{{Valid: SetMtime, Mtime: Time{1e9, 0}}, {Valid: SetUID | SetGID}, {Valid: SetMode, Mode: 0o644}} {
+			if err := u.SetAttr(Caller{}, a.Node, &s, &a); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			b.Fatal(err)
+		}
+		k++
+		if k >= 5000 {
+			if err := u.Unlink(RootNode, fmt.Sprint(k-5000)); err != nil {
+				b.Fatal(err)
+			}
+			u.Forget(FirstOwn + Node(k-5000))
+		}
+	}
+}
+
 func BenchmarkWrite(b *testing.B) {
 	const size = 64 << 20
 	for _, bench := range []struct {

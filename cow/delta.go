@@ -29,7 +29,7 @@ type delta struct {
 	xattrs map[Node]map[string][]byte // a nil value: dropped
 	chunks map[chunkKey]*chunk
 
-	bytes int64 // of the frames in it, in the journal
+	bytes int64 // of the frames in it, in the journal, and of tails that others have there
 }
 
 func newDelta() *delta {
@@ -51,6 +51,12 @@ func (d *delta) empty() bool {
 func (v *view) apply(seq uint64, m *mutation) error {
 	d := v.active
 	switch m.kind {
+	case putPart:
+		// The journal has the rest of the tail elsewhere, memory has it here too.
+		if d.inodes[m.node] == nil {
+			d.bytes += int64(len(m.inode.tail) - len(m.value))
+		}
+		fallthrough
 	case putInode:
 		m.inode.seq = seq
 		d.inodes[m.node] = m.inode

@@ -65,7 +65,7 @@ type folder struct {
 	keys                                  int   // put or deleted in tx
 	bytes                                 int64 // of their values
 	said                                  meta
-	key, value                            []byte // scratch
+	key                                   []byte // scratch
 }
 
 func (w *folder) begin() (err error) {
@@ -133,16 +133,18 @@ func (w *folder) step(n int) error {
 	return w.begin()
 }
 
-// put puts w.value under w.key, with its checksum. bbolt keeps the value until
-// the commit, so that scratch would not do.
-func (w *folder) put(b func() *bolt.Bucket) error {
-	value := make([]byte, 0, len(w.value)+4)
-	value = le.AppendUint32(append(value, w.value...), valueSum(w.key, w.value))
+// put puts value, which has room for its checksum behind it, under w.key. bbolt
+// keeps it until the commit, so that it is never scratch.
+func (w *folder) put(b func() *bolt.Bucket, value []byte) error {
+	value = le.AppendUint32(value, valueSum(w.key, value))
 	if err := b().Put(w.key, value); err != nil {
 		return err
 	}
 	return w.step(len(w.key) + len(value))
 }
+
+// newValue returns room for a value of n bytes and its checksum.
+func newValue(n int) []byte { return make([]byte, 0, n+4) }
 
 func (w *folder) delete(b func() *bolt.Bucket) error {
 	if err := b().Delete(w.key); err != nil {
@@ -206,11 +208,10 @@ func (w *folder) putInode(n Node, i *inode) error {
 	if segment, fresh := w.s.marks.set(n); fresh {
 		w.s.unsaved[segment] = struct{}{}
 	}
-	w.value = w.value[:0]
-	if i != nil {
-		w.value = i.append(w.value)
+	if i == nil {
+		return w.put(w.inodeBucket, newValue(0))
 	}
-	return w.put(w.inodeBucket)
+	return w.put(w.inodeBucket, i.append(newValue(inodeHead+len(i.tail))))
 }
 
 // old returns the record that the checkpoint has of n.
@@ -282,8 +283,8 @@ func (w *folder) putEntries() error {
 				}
 				continue
 			}
-			w.value = append(le.AppendUint64(w.value[:0], uint64(e.node)), e.typ)
-			if err := w.put(w.entryBucket); err != nil {
+			value := append(le.AppendUint64(newValue(entrySize), uint64(e.node)), e.typ)
+			if err := w.put(w.entryBucket, value); err != nil {
 				return err
 			}
 		}
@@ -300,10 +301,10 @@ func (w *folder) putXattrs() error {
 		for _, name := range slices.Sorted(maps.Keys(values)) {
 			w.key = append(nodeKey(w.key[:0], n), name...)
 			var err error
-			if w.value = append(w.value[:0], values[name]...); values[name] == nil {
+			if value := values[name]; value == nil {
 				err = w.delete(w.xattrBucket)
 			} else {
-				err = w.put(w.xattrBucket)
+				err = w.put(w.xattrBucket, append(newValue(len(value)), value...))
 			}
 			if err != nil {
 				return err
@@ -322,11 +323,11 @@ func (w *folder) putChunks() error {
 			continue
 		}
 		w.key = binary.BigEndian.AppendUint64(nodeKey(w.key[:0], k.node), k.index)
-		w.value = w.value[:0]
+		value := newValue(chunkBlocks / 8)
 		for _, v := range w.d.chunks[k] {
-			w.value = le.AppendUint64(w.value, v)
+			value = le.AppendUint64(value, v)
 		}
-		if err := w.put(w.chunkBucket); err != nil {
+		if err := w.put(w.chunkBucket, value); err != nil {
 			return err
 		}
 	}

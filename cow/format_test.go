@@ -39,6 +39,7 @@ func aChange() []mutation {
 		{kind: barrier, node: 2},
 		{kind: confirm, first: 18},
 		{kind: reserve, first: uint64(FirstOwn) + 19},
+		{kind: putPart, node: FirstOwn, inode: link, first: 1, value: []byte("o")},
 	}
 }
 
@@ -160,6 +161,9 @@ func TestMutationsAreDecoded(t *testing.T) {
 		var err error
 		if rest, err = m.decode(rest); err != nil {
 			t.Fatal(err)
+		}
+		if m.kind == putPart {
+			m.join(&inode{tail: "ty"})
 		}
 		if !reflect.DeepEqual(m, want[k]) {
 			t.Errorf("mutation %d:\n got %+v %+v\nwant %+v %+v", k, m, m.inode, want[k], want[k].inode)

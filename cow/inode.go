@@ -86,7 +86,9 @@ const inodeHead = 112
 var le = binary.LittleEndian
 
 // append encodes i behind b.
-func (i *inode) append(b []byte) []byte {
+func (i *inode) append(b []byte) []byte { return append(i.appendHead(b), i.tail...) }
+
+func (i *inode) appendHead(b []byte) []byte {
 	for _, v := range [...]uint32{i.mode, i.nlink, i.uid, i.gid, i.rdev, i.flags} {
 		b = le.AppendUint32(b, v)
 	}
@@ -99,8 +101,7 @@ func (i *inode) append(b []byte) []byte {
 	b = le.AppendUint64(b, uint64(i.parent))
 	b = le.AppendUint32(b, i.origin.layer)
 	b = le.AppendUint32(b, i.origin.depth)
-	b = le.AppendUint64(b, uint64(i.origin.header))
-	return append(b, i.tail...)
+	return le.AppendUint64(b, uint64(i.origin.header))
 }
 
 // decodeInode decodes a record; b is not kept.
@@ -131,7 +132,7 @@ func decodeInode(b []byte) (*inode, error) {
 // maxInline is the size up to which a local file lies in its record, and so in
 // journal and checkpoint: it costs the host no file and fsync no second disk
 // access.
-const maxInline = 8 << 10
+const maxInline = 16 << 10
 
 // maxTail bounds what a record has behind its head.
 const maxTail = maxInline

@@ -16,6 +16,7 @@ const (
 	barrier              // node: the frame holds only once this node's data is on disk
 	confirm              // first: every barrier up to this sequence holds
 	reserve              // first: numbers below it may be in use
+	putPart              // node, inode, first, value: its tail is that of the record before with value at first
 )
 
 // A mutation is one thing that a change puts. A frame of the journal is a list
@@ -41,6 +42,7 @@ type mutation struct {
 //	7 barrier    node (8)
 //	8 confirm    sequence (8)
 //	9 reserve    number (8)
+//	10 putPart   node (8), inode record without its tail, offset in that (4), length (4), bytes: the rest of it stays
 
 // append encodes m behind b. Names are no longer than maxName.
 func (m *mutation) append(b []byte) []byte {
@@ -53,6 +55,11 @@ func (m *mutation) append(b []byte) []byte {
 	case putInode:
 		b = le.AppendUint32(b, uint32(inodeHead+len(m.inode.tail)))
 		b = m.inode.append(b)
+	case putPart:
+		b = m.inode.appendHead(b)
+		b = le.AppendUint32(b, uint32(m.first))
+		b = le.AppendUint32(b, uint32(len(m.value)))
+		b = append(b, m.value...)
 	case putEntry:
 		b = append(append(b, byte(len(m.name))), m.name...)
 		b = le.AppendUint64(b, uint64(m.entry.node))
@@ -68,6 +75,50 @@ func (m *mutation) append(b []byte) []byte {
 		b = le.AppendUint64(b, m.count)
 	}
 	return b
+}
+
+// part makes a putPart of a putInode if the tail has much in common with that
+// of the record before: a chmod of a small file does not write its content
+// again, and to append to it costs what was appended.
+func (m *mutation) part(before *inode) {
+	old, tail := before.tail, m.inode.tail
+	if len(tail) < len(old) {
+		return
+	}
+	first, end := 0, len(tail)
+	if tail[:len(old)] == old {
+		first = len(old)
+	} else {
+		for old[first] == tail[first] {
+			first++
+		}
+		for end > first && end <= len(old) && old[end-1] == tail[end-1] {
+			end--
+		}
+	}
+	if 2*(end-first) <= len(tail) {
+		m.kind, m.first, m.value = putPart, uint64(first), []byte(tail[first:end])
+	}
+}
+
+// join makes the tail of a putPart that was decoded whole. before is the record
+// at hand, nil if there is none. Where a fold was broken off it may be that of a
+// later frame, or gone already by one: then the frames between, which are all
+// there, make it good, for what they write at each place is what the last of
+// them has written, and a tail becomes shorter only by a putInode.
+func (m *mutation) join(before *inode) {
+	old := ""
+	if before != nil {
+		old = before.tail
+	}
+	if len(m.value) == 0 && int(m.first) <= len(old) {
+		m.inode.tail = old
+		return
+	}
+	tail := make([]byte, max(len(old), int(m.first)+len(m.value)))
+	copy(tail, old)
+	copy(tail[m.first:], m.value)
+	m.inode.tail = string(tail)
 }
 
 // maxNode bounds the numbers of nodes, so that none wraps.
@@ -98,6 +149,20 @@ func (m *mutation) decode(b []byte) (rest []byte, err error) {
 			return nil, fmt.Errorf("%w: inode record of %d bytes", ErrDamaged, n)
 		}
 		record := r.take(int(n))
+		if r.short {
+			return nil, r.err()
+		}
+		if m.inode, err = decodeInode(record); err != nil {
+			return nil, err
+		}
+	case putPart:
+		m.node = Node(r.u64())
+		record := r.take(inodeHead)
+		off, n := r.u32(), r.u32()
+		if int64(off)+int64(n) > maxTail {
+			return nil, fmt.Errorf("%w: %d bytes at %d of a tail", ErrDamaged, n, off)
+		}
+		m.first, m.value = uint64(off), append([]byte{}, r.take(int(n))...)
 		if r.short {
 			return nil, r.err()
 		}

@@ -314,7 +314,7 @@ func (r *rekeyer) writeBucket(w *folder, from *bucket, to func() *bolt.Bucket) e
 			return false
 		}
 		w.key = append(nodeKey(w.key[:0], n), k[8:]...)
-		w.value = append(w.value[:0], v...)
+		value := append(newValue(len(v)), v...)
 		if entries {
 			var e entry
 			if e, bad = decodeEntry(v); bad != nil {
@@ -324,10 +324,10 @@ func (r *rekeyer) writeBucket(w *folder, from *bucket, to func() *bolt.Bucket) e
 				if n, bad = r.number(e.node); bad != nil {
 					return false
 				}
-				le.PutUint64(w.value, uint64(n))
+				le.PutUint64(value, uint64(n))
 			}
 		}
-		bad = w.put(to)
+		bad = w.put(to, value)
 		return bad == nil
 	})
 	return errors.Join(err, bad)

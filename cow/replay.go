@@ -140,6 +140,15 @@ func (u *Upper) replayFrame(f frame) error {
 			}
 		case reserve:
 			u.next = max(u.next, Node(m.first))
+		case putPart:
+			before, _, err := u.record(m.node)
+			if err != nil {
+				return err
+			}
+			m.join(before)
+			if err := u.apply(f.seq, &m); err != nil {
+				return err
+			}
 		default:
 			if err := u.apply(f.seq, &m); err != nil {
 				return err
@@ -316,7 +325,7 @@ func (s *segment) readHead(j *journal) (boot bool, err error) {
 	if string(b[:8]) != segmentMagic || le.Uint32(b[96:]) != crc32.Checksum(b[:96], castagnoli) {
 		return false, fmt.Errorf("%w: header of %s", ErrDamaged, journalName(s.n))
 	}
-	if v := le.Uint32(b[8:]); v != journalVersion {
+	if v := le.Uint32(b[8:]); v < 1 || v > journalVersion {
 		return false, fmt.Errorf("journal of version %d: this imgfs knows %d", v, journalVersion)
 	}
 	if id128(b[16:]) != j.id || le.Uint64(b[80:]) != s.n {

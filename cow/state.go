@@ -51,8 +51,8 @@ type doomed struct {
 // What memory holds before it is folded, in bytes of the journal. It takes up to
 // twice as many, in each of two deltas.
 const (
-	foldAt = 8 << 20
-	foldBy = 24 << 20 // changes wait from there on, while a fold is under way
+	foldAt = 16 << 20
+	foldBy = 32 << 20 // changes wait from there on, while a fold is under way
 
 	tightFold = 256 << 10 // both, while removals live off the reserve
 )
@@ -136,9 +136,17 @@ func (u *Upper) prepare(muts []mutation, removes bool) error {
 		}
 	}
 	for k := range muts {
-		if m := &muts[k]; m.kind == putBlocks {
+		switch m := &muts[k]; m.kind {
+		case putBlocks:
 			if err := u.loadChunks(m); err != nil {
 				return err
+			}
+		case putInode:
+			if m.inode.tail == "" {
+				continue
+			}
+			if before, _, err := u.record(m.node); err == nil && before != nil {
+				m.part(before)
 			}
 		}
 	}
@@ -284,13 +292,6 @@ func (u *Upper) flushData(nodes []Node) (ok bool) {
 	}
 	dir, err := u.dataDir()
 	return err == nil && unix.Syncfs(dir) == nil
-}
-
-// dataUsed reports whether any data file was used.
-func (u *Upper) dataUsed() bool {
-	u.data.mu.Lock()
-	defer u.data.mu.Unlock()
-	return u.data.dir > 0
 }
 
 // dataLost reports whether an fdatasync of n's data file failed.
