@@ -164,7 +164,8 @@ func (u *Upper) syncDataDir(k int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := fsync(fd, true); err != nil {
+	// fdatasync would not do: ext4 takes a new name for no data.
+	if err := fsync(fd, false); err != nil {
 		return err
 	}
 	s.named[k].Store(made)

@@ -95,12 +95,17 @@ func (c *content) syncContent(dataOnly bool) error {
 	// mtime and size of a local file are its data file's; of others only the
 	// size matters, which fdatasync keeps.
 	dataOnly = dataOnly || !c.local
+	upTo := c.u.journal.last() // what these frames say of the content was written
 	c.mu.RUnlock()
 	if err != nil {
 		return err
 	}
 	defer c.fdMu.RUnlock()
-	return c.u.syncDataFile(c.node, fd, dataOnly)
+	if err := c.u.syncDataFile(c.node, fd, dataOnly); err != nil {
+		return err
+	}
+	c.u.journal.synced(c.node, upTo)
+	return nil
 }
 
 // syncRecord makes the record of c durable, and with it all frames before.
