@@ -416,6 +416,9 @@ func (u *Upper) change(t *tx, n Node, i *inode, s *SetAttr) (changed bool, err e
 		i.mode = killPriv(i.mode)
 	}
 	if valid&SetMode != 0 {
+		if i.typ() == index.ModeSymlink {
+			return false, syscall.EOPNOTSUPP // notify_change of Linux
+		}
 		i.mode = i.typ() | s.Mode&modeBits
 		if err := u.chmodACL(t, n, &was, i); err != nil {
 			return false, err

@@ -235,3 +235,17 @@ func TestOrigin(t *testing.T) {
 func originTree(t *testing.T) *unionfs.FS {
 	return treeOf(t, tartest.Tar(t, "a/b/f x"), tartest.Tar(t, "a/g"))
 }
+
+// A symlink has no mode to change; its owner and times it has.
+func TestModeOfSymlink(t *testing.T) {
+	m := over(t, "low->to")
+	m.must("symlink own to")
+	for _, name := range []string{"low", "own"} {
+		if got := m.do("chmod " + name + " 600"); got != "ENOTSUP" {
+			t.Errorf("chmod of %s: %q", name, got)
+		}
+		if a := m.set(name, SetAttr{Valid: SetUID | SetMtime, UID: 5, Mtime: Time{7, 8}}); a.Mode&modeBits != 0o777 || a.UID != 5 || a.Mtime != (Time{7, 8}) {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+}

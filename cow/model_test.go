@@ -471,6 +471,9 @@ func (o *model) opSetAttr() (got, want error) {
 	if n.ended {
 		return got, syscall.ESTALE
 	}
+	if s.Valid&SetMode != 0 && n.mode&index.ModeType == index.ModeSymlink {
+		return got, syscall.EOPNOTSUPP
+	}
 	was := n.mode
 	if !n.isDir() && (s.Valid&KillPriv != 0 || s.Valid&SetMode == 0) {
 		n.mode &^= 0o4000
