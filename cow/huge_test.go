@@ -5,6 +5,7 @@ package cow
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"testing"
@@ -97,4 +98,34 @@ func TestHugeHole(t *testing.T) {
 			t.Fatalf("%s takes for ever", tt.name)
 		}
 	}
+}
+
+// A file that no layer can hold is named before its zeros are written.
+func TestHugeFileInNoLayer(t *testing.T) {
+	m := over(t, "")
+	n := m.writeNew("sparse", "some")
+	var a Attr
+	if err := m.SetAttr(testCaller, n, &SetAttr{Valid: SetSize, Size: maxLayer + 1}, &a); err != nil {
+		t.Skipf("the disk has no such files: %v", err)
+	}
+	check := func(when string) {
+		t.Helper()
+		s, err := m.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var tooLarge *SizeError
+		err = s.WriteLayer(t.Context(), &stop{1 << 20}, TarOptions{})
+		if !errors.As(err, &tooLarge) || tooLarge.Path != "/sparse" || tooLarge.Size != maxLayer+1 {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	check("closed")
+	f, err := m.Open(n, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	check("open")
 }

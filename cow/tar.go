@@ -42,18 +42,34 @@ func (e *NameError) Error() string {
 	return fmt.Sprintf("%s: a layer cannot hold a name that begins %s", e.Path, index.WhiteoutPrefix)
 }
 
+// A SizeError names a file that makes a layer too large. A tar has no holes: of
+// a sparse file it holds the zeros.
+type SizeError struct {
+	Path string
+	Size int64 // bytes of the file
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("%s: %d bytes, and a layer has at most %d with the zeros of all holes", e.Path, e.Size, int64(maxLayer))
+}
+
+// maxLayer is how large a layer may be, uncompressed: one that is larger would be
+// refused by who reads it.
+const maxLayer = 1 << 40
+
 // WriteLayer writes what differs from the tree as the tar of a layer
 // (image-spec layer.md, "Change Types"): parents first, the whiteouts of a
 // directory before its names, those sorted; a directory that replaced another
 // is opaque, and no other is. The same changes give the same bytes. Of sockets,
 // which a tar has none of, only what they replaced is told. The error is a
-// *ChangingError or a *NameError.
+// *ChangingError, a *NameError or, before the file is read, a *SizeError.
 func (s *Snapshot) WriteLayer(ctx context.Context, w io.Writer, opt TarOptions) error {
 	linked, err := s.newlyLinked(ctx)
 	if err != nil {
 		return err
 	}
 	t := newTarWriter(s, w, opt)
+	t.left = maxLayer
 	walk := walker{s: s, ctx: ctx, apart: true, touched: linked, met: t.layer}
 	if err := walk.walk(); err != nil {
 		return err
@@ -89,12 +105,13 @@ type tarWriter struct {
 	s     *Snapshot
 	tar   *tar.Writer
 	opt   TarOptions
+	left  int64           // bytes of content that it may still write
 	first map[Node]string // the first name of files that have several
 	buf   []byte
 }
 
 func newTarWriter(s *Snapshot, w io.Writer, opt TarOptions) *tarWriter {
-	return &tarWriter{s: s, tar: tar.NewWriter(w), opt: opt, first: map[Node]string{}, buf: make([]byte, 256<<10)}
+	return &tarWriter{s: s, tar: tar.NewWriter(w), opt: opt, left: 1<<63 - 1, first: map[Node]string{}, buf: make([]byte, 256<<10)}
 }
 
 // layer writes what a walk met.
@@ -272,6 +289,9 @@ func (t *tarWriter) file(at string, h *tar.Header, n Node, rec *inode) error {
 		if err != nil {
 			return err
 		}
+		if before.size > t.left {
+			return &SizeError{at, before.size}
+		}
 		if err := t.spool(spool, f, before.size); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
@@ -309,6 +329,10 @@ func (t *tarWriter) spool(spool *os.File, f io.ReaderAt, size int64) error {
 
 // copy writes the entry h with the content of r.
 func (t *tarWriter) copy(at string, h *tar.Header, r io.ReaderAt, st *stamp, rec *inode) error {
+	if st.size > t.left {
+		return &SizeError{at, st.size}
+	}
+	t.left -= st.size
 	h.Size = st.size
 	if rec != nil && rec.inData() {
 		t.setTime(h, st.mtime)
