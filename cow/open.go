@@ -120,14 +120,22 @@ func ReadInfo(dir string) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := new(Info)
-	if err := json.Unmarshal(b, info); err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, f.Name(), err)
-	}
-	if info.Format != format {
-		return nil, fmt.Errorf("%s: %w (format %d, this one knows %d)", f.Name(), ErrFormat, info.Format, format)
+	info, err := decodeInfo(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	info.Changed = readSummary(dir)
+	return info, nil
+}
+
+func decodeInfo(b []byte) (*Info, error) {
+	info := new(Info)
+	if err := json.Unmarshal(b, info); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
+	}
+	if info.Format != format {
+		return nil, fmt.Errorf("%w (format %d, this one knows %d)", ErrFormat, info.Format, format)
+	}
 	return info, nil
 }
 
