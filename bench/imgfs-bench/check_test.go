@@ -12,6 +12,7 @@ func TestParseResults(t *testing.T) {
 BenchmarkLookup/hit/names=100k-2   	  500000	       174.5 ns/op	       0 B/op	       0 allocs/op
 BenchmarkGunzip/points-made/cores=1 	 3	 90000000 ns/op	 901.5 MB/s
 BenchmarkBroken
+BenchmarkFailed-2 	--- FAIL: BenchmarkFailed-2
 --- BENCH: BenchmarkX
 PASS
 `

@@ -97,11 +97,11 @@ func (b *bench) loadImgfs(r row, im *image) error {
 		return err
 	}
 	took := time.Since(start).Seconds()
-	if err := b.unmount(m); err != nil {
-		return err
-	}
 	disk, err := diskUsage(store)
 	if err != nil {
+		return err
+	}
+	if err := b.unmount(m); err != nil {
 		return err
 	}
 	b.report.add(r, tarRate, imgfsIs, megabytesPerSecond, float64(im.tars)/1e6/loaded)
@@ -277,7 +277,7 @@ func placeTurn(b *bench, r row, system string, im *image) error {
 	if err := b.verified(m.dir); err != nil { // its pages are in memory then
 		return err
 	}
-	if err := b.unmount(m); err != nil {
+	if err := b.end(m); err != nil {
 		return err
 	}
 	if err := mount(firstMount, "store-2"); err != nil {
@@ -286,7 +286,7 @@ func placeTurn(b *bench, r row, system string, im *image) error {
 	if err := b.verified(m.dir); err != nil {
 		return err
 	}
-	if err := b.unmount(m); err != nil {
+	if err := b.end(m); err != nil {
 		return err
 	}
 	if err := mount(laterMount, "store-2"); err != nil {

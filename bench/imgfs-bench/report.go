@@ -320,7 +320,7 @@ func (t *report) printMounts(w io.Writer) {
 // printRow says how a row went, while the others are still to come.
 func (t *report) printRow(w io.Writer, r row) {
 	t.each([]row{r}, func(r row, l *line) {
-		fmt.Fprintf(w, "%s %s:", r.title(), l.Name)
+		fmt.Fprint(w, strings.TrimSpace(r.title()+" "+l.Name)+":")
 		for _, system := range l.measured(r) {
 			fmt.Fprintf(w, " %s %s,", system, l.cell(system))
 		}

@@ -30,7 +30,7 @@ type row struct {
 	file        bool                                                  // the image's archive is all it needs
 	runs        int                                                   // more than of other rows
 	long        bool                                                  // only if it is named
-	quick       bool                                                  // one of the main rows
+	main        []string                                              // the systems when quick; empty: not one of the main rows
 	private     bool                                                  // on a filesystem of its own
 	limits      map[string][]limit                                    // by figure
 }
@@ -71,7 +71,7 @@ func allOf(most float64) map[string][]limit {
 // asFast promises the reads of a read-only mount, and little more for a
 // writable one.
 func asFast() map[string][]limit {
-	const cache = 256 // MiB that are decoded at most, see docs/mounting.md
+	const cache = 48 // MiB of decoded layers, imgfs.DefaultCache
 	m := map[string][]limit{
 		firstWalk:            {{peer: overlayIs, most: 0.5}},
 		secondWalk:           {{peer: overlayIs, most: 1}},
@@ -103,6 +103,7 @@ func allRows() []row {
 	readPeers := []string{imgfsIs, imgfsRWIs, overlayIs, diskIs, erofsIs, overTarIs, squashfuseIs, fuseOverlayIs, archivemountIs}
 	bigPeers := []string{imgfsIs, imgfsRWIs, overlayIs, diskIs, erofsIs, overTarIs}
 	mountPeers := []string{imgfsIs, imgfsRWIs, overlayIs, erofsIs, overTarIs, squashfuseIs, fuseOverlayIs, archivemountIs}
+	mainPeers := []string{imgfsIs, imgfsRWIs, overlayIs}
 	imagePeers := []string{imgfsRWIs, overlayIs, fuseOverlayIs, memfsIs}
 	newPeers := []string{imgfsRWIs, overlayIs, fuseOverlayIs, memfsIs, diskIs}
 	synced := []string{imgfsRWIs, overlayIs, fuseOverlayIs, diskIs}
@@ -115,13 +116,13 @@ func allRows() []row {
 	mounts := alone(limit{most: 0.030})
 	places := map[string][]limit{firstMount: {{most: 0.5}}, laterMount: {{most: 0.030}}}
 	return []row{
-		{name: "hot path", group: "hot", gobench: true, quick: true, limits: hotLimits()},
+		{name: "hot path", group: "hot", gobench: true, main: []string{imgfsIs}, limits: hotLimits()},
 
 		{name: "load", group: "load", shape: "app", file: true, turn: loadTurn, systems: []string{imgfsIs, tarIs, podmanIs}, limits: loads},
-		{name: "load", group: "load", shape: "base", file: true, quick: true, turn: loadTurn, systems: []string{imgfsIs, tarIs, podmanIs, umociIs}, limits: small},
+		{name: "load", group: "load", shape: "base", file: true, main: []string{imgfsIs, tarIs}, turn: loadTurn, systems: []string{imgfsIs, tarIs, podmanIs, umociIs}, limits: small},
 		{name: "in place", group: "load", shape: "app", file: true, turn: placeTurn, systems: []string{imgfsIs, overTarIs}, limits: places},
 		{name: "mount", group: "load", shape: "app", turn: mountTurn, systems: []string{imgfsIs, imgfsRWIs, overlayIs, erofsIs}, runs: 10, limits: mounts},
-		{name: "mount", group: "load", shape: "base", quick: true, turn: mountTurn, systems: mountPeers, runs: 10, limits: mounts},
+		{name: "mount", group: "load", shape: "base", main: mainPeers, turn: mountTurn, systems: mountPeers, runs: 10, limits: mounts},
 		{name: "mount", group: "load", shape: "deep", turn: mountTurn, systems: []string{imgfsIs, imgfsRWIs, overlayIs}, runs: 10, limits: mounts},
 		{name: "mount", group: "load", shape: "many", turn: mountTurn, systems: []string{imgfsIs, imgfsRWIs, overlayIs}, runs: 10, limits: mounts},
 		{name: "first byte", group: "load", shape: "base", turn: firstByteTurn, systems: mountPeers},
@@ -129,7 +130,7 @@ func allRows() []row {
 		{name: "read", group: "read", shape: "app", systems: bigPeers, limits: asFast()},
 		{name: "lstat", group: "read", shape: "app", systems: append(bigPeers, fuseOverlayIs), limits: asFast()},
 		{name: "exec", group: "read", shape: "app", systems: append(bigPeers, fuseOverlayIs), limits: asFast()},
-		{name: "everything", group: "read", shape: "base", quick: true, systems: readPeers, limits: asFast()},
+		{name: "everything", group: "read", shape: "base", main: append(mainPeers, diskIs), systems: readPeers, limits: asFast()},
 		{name: "walk", group: "read", shape: "deep", systems: []string{imgfsIs, imgfsRWIs, overlayIs, diskIs}, limits: asFast()},
 		{name: "walk", group: "read", shape: "many", systems: []string{imgfsIs, imgfsRWIs, overlayIs}, limits: asFast()},
 		{name: "big", group: "read", shape: "rw", systems: append(bigPeers, fuseOverlayIs), limits: asFast()},
@@ -146,8 +147,8 @@ func allRows() []row {
 		{name: "rm-new", group: "write", shape: "rw", private: true, systems: newPeers, limits: light},
 		{name: "seq", group: "write", shape: "tiny", systems: synced, limits: allOf(1 / 0.9)},
 		{name: "seq-user", work: "seq", group: "write", shape: "tiny", systems: []string{imgfsCachedIs, diskIs}, limits: allOf(1 / 0.5)},
-		{name: "fsync", group: "write", shape: "tiny", quick: true, systems: synced, limits: alone(limit{peer: diskIs, most: 1.2})},
-		{name: "create-fsync", group: "write", shape: "tiny", quick: true, systems: synced, limits: alone(limit{peer: diskIs, most: 3})},
+		{name: "fsync", group: "write", shape: "tiny", main: []string{imgfsRWIs, diskIs}, systems: synced, limits: alone(limit{peer: diskIs, most: 1.2})},
+		{name: "create-fsync", group: "write", shape: "tiny", main: []string{imgfsRWIs, diskIs}, systems: synced, limits: alone(limit{peer: diskIs, most: 3})},
 		{name: "sqlite-wal", group: "write", shape: "tiny", systems: synced, limits: alone(limit{peer: diskIs, most: 1.5})},
 		{name: "sqlite-delete", group: "write", shape: "tiny", systems: synced, limits: alone(limit{peer: diskIs, most: 3})},
 		{name: "million", group: "write", shape: "many", private: true, systems: []string{imgfsRWIs}, long: true, limits: map[string][]limit{
@@ -183,15 +184,15 @@ func chooseRows(groups, names []string, quick bool) ([]row, error) {
 		case len(names) > 0:
 			return !slices.ContainsFunc(names, func(name string) bool { return called(r, name) })
 		}
-		return r.long || quick && len(groups) == 0 && !r.quick
+		return r.long || quick && len(groups) == 0 && len(r.main) == 0
 	}), nil
 }
 
 // workload returns the name of the row's workload.
 func (r row) workload(quick bool) string {
 	name := cmp.Or(r.work, r.name)
-	if quick && name == "seq" {
-		return "seq-quick"
+	if short := map[string]string{"seq": "seq-quick", "everything": "read"}[name]; quick && short != "" {
+		return short
 	}
 	return name
 }

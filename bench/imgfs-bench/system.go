@@ -262,6 +262,17 @@ func (b *bench) umount(dir string) error {
 
 // unmount ends a turn and removes what it left.
 func (b *bench) unmount(m *mounted) error {
+	if err := b.end(m); err != nil {
+		return err
+	}
+	if m.upper == b.uppers() {
+		return removeBig(m.upper)
+	}
+	return removeBig(b.turn)
+}
+
+// end unmounts and waits for the server to go.
+func (b *bench) end(m *mounted) error {
 	if m.stack {
 		if err := b.umount(m.dir); err != nil {
 			return err
@@ -276,8 +287,5 @@ func (b *bench) unmount(m *mounted) error {
 			return fmt.Errorf("the server %d of %s still runs: %w", m.pid, m.dir, err)
 		}
 	}
-	if m.upper == b.uppers() {
-		return removeBig(m.upper)
-	}
-	return removeBig(b.turn)
+	return nil
 }
