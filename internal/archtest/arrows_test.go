@@ -25,14 +25,15 @@ var arrows = map[string][]string{
 	"layerstore/seek/inflate": {},
 	"index":                   {},
 	"unionfs":                 {"index"},
-	"unionfs/mount":           {"cow", "unionfs", "index"},
+	"unionfs/mount":           {"cow", "unionfs", "index", "unionfs/mount/devfuse"},
+	"unionfs/mount/devfuse":   {},
 	"cow":                     {"unionfs", "index"},
 }
 
 // only says who may import a module of others, by the prefix of its path. A
 // module that is not here may be imported by anyone.
 var only = map[string][]string{
-	"github.com/hanwen/go-fuse":         {"unionfs/mount", "bench/memfs", "internal/crashfs"},
+	"github.com/hanwen/go-fuse":         {"unionfs/mount", "unionfs/mount/devfuse", "bench/memfs", "internal/crashfs"},
 	"go.etcd.io/bbolt":                  {"cow", "index", "layerstore"},
 	"github.com/spf13/cobra":            {"cmd/imgfs"},
 	"github.com/vbauerster/mpb":         {"internal/term"},
