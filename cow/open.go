@@ -42,8 +42,8 @@ func Create(dir string, base Base) error {
 	var salt [32]byte
 	rand.Read(salt[:])
 	info.ID, info.Key = hex.EncodeToString(salt[:16]), hex.EncodeToString(salt[16:])
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
-		return err
+	if err := makeDataDir(filepath.Join(dir, dataDirName)); err != nil {
+		return fmt.Errorf("%s/%s: %w", dir, dataDirName, err)
 	}
 	return writeInfo(dir, &info)
 }

@@ -3,6 +3,7 @@
 package cow
 
 import (
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -59,13 +60,27 @@ func (c *content) writeLocal(p []byte, off int64) (int, error) {
 //
 // Preconditions: c.mu is held for writing, !c.hasData, it ends below maxInline.
 func (c *content) writeInline(old string, p []byte, off int64) (int, error) {
-	all := make([]byte, max(int64(len(old)), off+int64(len(p))))
-	copy(all, old)
-	copy(all[off:], p)
-	if err := c.commit(inlined(string(all))); err != nil {
+	if err := c.commit(inlined(spliced(old, p, off))); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// spliced returns old with p written over it at off, zeros between its end and
+// that.
+func spliced(old string, p []byte, off int64) string {
+	at, end := int(off), int(off)+len(p)
+	var all strings.Builder
+	all.Grow(max(len(old), end))
+	all.WriteString(old[:min(at, len(old))])
+	for gap := at - all.Len(); gap > 0; gap = at - all.Len() {
+		all.Write(zeros[:min(gap, len(zeros))])
+	}
+	all.Write(p)
+	if end < len(old) {
+		all.WriteString(old[end:])
+	}
+	return all.String()
 }
 
 // inlined returns the put of a local file that is all in its record.

@@ -42,7 +42,7 @@ func TestUpperNoAllocs(t *testing.T) {
 	var made fuse.CreateOut
 	create := fuse.CreateIn{InHeader: header(2), Mode: 0o644, Flags: syscall.O_RDWR}
 	check("create", v.Create(nil, &create, "new", &made))
-	data := make([]byte, 16<<10) // more than a record may hold
+	data := make([]byte, 32<<10) // more than a record may hold
 	write := fuse.WriteIn{InHeader: header(made.NodeId), Fh: made.Fh}
 	pieces := [][]byte{data}
 	_, st := v.Writev(nil, &write, pieces)
