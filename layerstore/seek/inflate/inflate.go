@@ -12,7 +12,6 @@
 package inflate
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 )
@@ -77,6 +76,7 @@ type Decoder struct {
 	blockBit  int64 // position of the current block's header
 	fixedTabs bool  // the tables are those of fixed blocks
 
+	fastBounds
 	lit   litTable
 	dist  distTable
 	inbuf []byte
@@ -449,156 +449,4 @@ func (d *Decoder) careful(buf []byte, hist, op int) (int, bool, error) {
 		buf[op] = buf[op-dist]
 	}
 	return op, false, nil
-}
-
-type fastStatus uint8
-
-const (
-	fastEdge fastStatus = iota // near the end of the input, or at the limit
-	fastEnd                    // the block ended
-	fastBadSymbol
-	fastBadDistance
-)
-
-// fast decodes symbols while 8 bytes of input can be read at once.
-//
-// The count of valid bits is kept in the low 6 bits of n alone: table entries
-// are subtracted whole, and what that does to the higher bits never matters.
-func (d *Decoder) fast(out []byte, hist, op, limit int) (int, fastStatus) {
-	in, ip, b, n := d.in, d.ip, d.bb, uint64(d.bn)
-	lit, dist := &d.lit, &d.dist
-	ipMax := len(in) - inputEdge + 8
-	st := fastEdge
-	var saved uint64
-
-loop:
-	for op < limit && ip < ipMax {
-		b |= binary.LittleEndian.Uint64(in[ip:]) << (n & 63)
-		ip += int((63 - n) >> 3 & 7)
-		n |= 56
-
-		e := lit[b&(1<<litBits-1)]
-		if int32(e) < 0 {
-			out[op] = byte(e >> 16)
-			op++
-			b >>= e & 63
-			n -= uint64(e)
-			e = lit[b&(1<<litBits-1)]
-			if int32(e) < 0 {
-				out[op] = byte(e >> 16)
-				op++
-				b >>= e & 63
-				n -= uint64(e)
-				e = lit[b&(1<<litBits-1)]
-				if int32(e) < 0 {
-					out[op] = byte(e >> 16)
-					op++
-					b >>= e & 63
-					n -= uint64(e)
-					e = lit[b&(1<<litBits-1)]
-					if int32(e) < 0 {
-						out[op] = byte(e >> 16)
-						op++
-						b >>= e & 63
-						n -= uint64(e)
-						continue
-					}
-				}
-			}
-		}
-		// Not a literal, at least 23 bits left.
-		if e&flagOdd != 0 {
-			if e&flagSub != 0 {
-				b >>= litBits
-				n -= litBits
-				e = lit[(uint64(e>>16)+b&(1<<(e>>8&15)-1))&(1<<litSizeBits-1)]
-				if int32(e) < 0 {
-					out[op] = byte(e >> 16)
-					op++
-					b >>= e & 63
-					n -= uint64(e)
-					continue
-				}
-			}
-			if e&flagOdd != 0 {
-				if e&flagEnd == 0 {
-					st = fastBadSymbol
-					break
-				}
-				b >>= e & 63
-				n -= uint64(e)
-				st = fastEnd
-				break
-			}
-		}
-		saved = b
-		b >>= e & 63
-		n -= uint64(e)
-		length := int(e>>16) + int(saved&(1<<(e&63)-1)>>(e>>8&15))
-
-		if n&63 < 28 {
-			b |= binary.LittleEndian.Uint64(in[ip:]) << (n & 63)
-			ip += int((63 - n) >> 3 & 7)
-			n |= 56
-		}
-		e = dist[b&(1<<distBits-1)]
-		if e&flagOdd != 0 {
-			if e&flagSub == 0 {
-				st = fastBadSymbol
-				break
-			}
-			b >>= distBits
-			n -= distBits
-			e = dist[(uint64(e>>16)+b&(1<<(e>>8&15)-1))&(1<<distSizeBits-1)]
-			if e&flagOdd != 0 {
-				st = fastBadSymbol
-				break
-			}
-		}
-		saved = b
-		b >>= e & 63
-		n -= uint64(e)
-		back := int(e>>16) + int(saved&(1<<(e&63)-1)>>(e>>8&15))
-		if back > op-hist {
-			st = fastBadDistance
-			break
-		}
-
-		src, end := op-back, op+length
-		switch {
-		case back >= 16:
-			for {
-				s := out[src : src+16 : src+16]
-				t := out[op : op+16 : op+16]
-				v, w := binary.LittleEndian.Uint64(s), binary.LittleEndian.Uint64(s[8:])
-				binary.LittleEndian.PutUint64(t, v)
-				binary.LittleEndian.PutUint64(t[8:], w)
-				op += 16
-				src += 16
-				if op >= end {
-					op = end
-					continue loop
-				}
-			}
-		case back == 1:
-			v := uint64(out[src]) * 0x0101010101010101
-			for ; op < end; op += 8 {
-				binary.LittleEndian.PutUint64(out[op:], v)
-			}
-		default:
-			// Each store is right in its first back bytes, and the next
-			// begins where those end.
-			step := min(back, 8)
-			for ; op < end; op += step {
-				binary.LittleEndian.PutUint64(out[op:], binary.LittleEndian.Uint64(out[src:]))
-				src += step
-			}
-		}
-		op = end
-	}
-
-	d.ip, d.bn = ip, uint(n&63)
-	d.bb = b & (1<<d.bn - 1)
-	d.unread()
-	return op, st
 }
