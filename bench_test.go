@@ -86,14 +86,15 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// The archive is opened in place, for the first time and again.
+// The archive is opened in place: for the first time, again, and again when its
+// layers are verified.
 func BenchmarkOpenInPlace(b *testing.B) {
 	path := os.Getenv("IMGFS_BENCH_IMAGE")
 	if path == "" {
 		b.Skip("IMGFS_BENCH_IMAGE names no archive")
 	}
-	open := func(b *testing.B, s *imgfs.Store) {
-		i, err := s.OpenImage(context.Background(), path, nil, imgfs.OpenOptions{})
+	open := func(b *testing.B, s *imgfs.Store, opt imgfs.OpenOptions) {
+		i, err := s.OpenImage(context.Background(), path, nil, opt)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -105,16 +106,18 @@ func BenchmarkOpenInPlace(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			open(b, s)
+			open(b, s, imgfs.OpenOptions{})
 		}
 	})
-	b.Run("again", func(b *testing.B) {
+	again := func(b *testing.B, opt imgfs.OpenOptions) {
 		s := openStore(b)
-		open(b, s)
+		open(b, s, opt)
 		for b.Loop() {
-			open(b, s)
+			open(b, s, opt)
 		}
-	})
+	}
+	b.Run("again", func(b *testing.B) { again(b, imgfs.OpenOptions{}) })
+	b.Run("verified", func(b *testing.B) { again(b, imgfs.OpenOptions{Verify: true}) })
 }
 
 // Opening costs the same however deep the image is.

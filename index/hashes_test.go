@@ -190,11 +190,11 @@ func TestDamagedHashes(t *testing.T) {
 		checkDamagedHashes(t, path, b, files, good)
 		b[bit/8] ^= 1 << (bit % 8)
 	}
-	for i := range 160 {
-		flip(i*64 + r.IntN(64))
-		flip(8*len(b) - 1 - 4*i)
+	for i := range 60 {
+		flip(i*170 + r.IntN(170))
+		flip(8*len(b) - 1 - 9*i)
 	}
-	for range 300 {
+	for range 150 {
 		flip(r.IntN(8 * len(b)))
 	}
 	for _, n := range []int{0, 31, 1024, 4096, len(b) / 2, len(b) - 1} {

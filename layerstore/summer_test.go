@@ -118,6 +118,10 @@ func TestContentHashes(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkHashes(t, rule+", anew", s, l, contents(t, raw))
+			if err := os.WriteFile(s.hashPath(l.DiffID), bytes.Repeat([]byte("x"), 20_000), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			checkHashes(t, rule+", after damage", s, l, contents(t, raw))
 		}
 	}
 }
