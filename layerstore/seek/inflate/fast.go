@@ -61,7 +61,7 @@ func copy32(to, from unsafe.Pointer) {
 // for, apart from wrongly guessed branches. For the same reason it asks the
 // entries, not the lengths and distances, which copy is right.
 //
-// A refill, written out each time (as a function it costs 4 %), makes at least
+// A refill, written out each time, makes at least
 // 56 bits of b valid. How many are is kept in the low 6 bits of n alone: table
 // entries are subtracted whole, and what that does to the higher bits never
 // matters.
