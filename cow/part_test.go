@@ -3,8 +3,10 @@
 package cow
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"testing"
 
@@ -225,5 +227,22 @@ func TestReplayOverBrokenFold(t *testing.T) {
 				t.Errorf("g: %v", err)
 			}
 		})
+	}
+}
+
+// A journal of the version before putPart is read; one of the next is not.
+func TestJournalVersions(t *testing.T) {
+	r := record(t, 20)
+	for version, reads := range map[uint32]bool{0: false, 1: true, journalVersion: true, journalVersion + 1: false} {
+		segment := bytes.Clone(r.segment)
+		le.PutUint32(segment[8:], version)
+		le.PutUint32(segment[96:], crc32.Checksum(segment[:96], castagnoli))
+		got, err := r.replay(t, segment)
+		if reads && (err != nil || got != r.states[len(r.states)-1]) {
+			t.Errorf("version %d: %v", version, err)
+		}
+		if !reads && !errors.Is(err, ErrFormat) { // and never removed
+			t.Errorf("version %d: %v", version, err)
+		}
 	}
 }

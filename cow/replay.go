@@ -201,12 +201,13 @@ func (sc *scan) read(segments []*segment, logf func(string, ...any)) (keep []*se
 			logf("the journal ends at frame %d: what came after was lost with the power", sc.frames)
 			return keep, errors.Join(sc.remove(segments[k:])...)
 		}
-		if err != nil && !last {
-			// A header is written before a frame is, and before the next
-			// segment is begun.
+		// A header is written before a frame is, and before the next segment is
+		// begun: only the last one may have been just being begun.
+		torn := last && (err == errUnwritten || errors.Is(err, errTorn))
+		if err != nil && !torn {
 			return nil, fmt.Errorf("%s: %w", journalName(s.n), err)
 		}
-		if err != nil { // the last one, which was just being begun
+		if err != nil {
 			logf("%v", err)
 			return keep, errors.Join(sc.remove(segments[k:])...)
 		}
@@ -313,6 +314,9 @@ func (sc *scan) remove(segments []*segment) (errs []error) {
 // sector: it never came to the disk.
 var errUnwritten = fmt.Errorf("%w: a segment of the journal without a header", ErrDamaged)
 
+// errTorn tells that a header is none.
+var errTorn = fmt.Errorf("%w: a segment of the journal with half a header", ErrDamaged)
+
 // readHead reads the header of s. boot tells that it was written in this boot.
 func (s *segment) readHead(j *journal) (boot bool, err error) {
 	b := make([]byte, segmentHead)
@@ -323,10 +327,10 @@ func (s *segment) readHead(j *journal) (boot bool, err error) {
 		return false, errUnwritten
 	}
 	if string(b[:8]) != segmentMagic || le.Uint32(b[96:]) != crc32.Checksum(b[:96], castagnoli) {
-		return false, fmt.Errorf("%w: header of %s", ErrDamaged, journalName(s.n))
+		return false, errTorn
 	}
 	if v := le.Uint32(b[8:]); v < 1 || v > journalVersion {
-		return false, fmt.Errorf("journal of version %d: this imgfs knows %d", v, journalVersion)
+		return false, fmt.Errorf("%w (journal of version %d, this one knows %d)", ErrFormat, v, journalVersion)
 	}
 	if id128(b[16:]) != j.id || le.Uint64(b[80:]) != s.n {
 		return false, fmt.Errorf("%w: %s is of another upper", ErrDamaged, journalName(s.n))
