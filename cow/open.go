@@ -176,7 +176,7 @@ func Open(dir string, fs *unionfs.FS, chainID string, opt Options) (*Upper, erro
 
 // open brings back the state that was left.
 func (u *Upper) open() error {
-	if n, err := hex.Decode(u.key[:], []byte(u.info.Key)); err != nil || n != len(u.key) {
+	if !fromHex(u.key[:], u.info.Key) {
 		return fmt.Errorf("%w: key of names", ErrDamaged)
 	}
 	j, err := u.newJournal()
@@ -226,6 +226,16 @@ func (u *Upper) open() error {
 	return nil
 }
 
+// fromHex fills to with the bytes that s stands for, and reports whether s has
+// exactly as many.
+func fromHex(to []byte, s string) bool {
+	if len(s) != hex.EncodedLen(len(to)) {
+		return false
+	}
+	_, err := hex.Decode(to, []byte(s))
+	return err == nil
+}
+
 // newJournal returns a journal without segments.
 func (u *Upper) newJournal() (*journal, error) {
 	j := &journal{
@@ -238,7 +248,7 @@ func (u *Upper) newJournal() (*journal, error) {
 		u.logf("the journal cannot be synced, no changes are taken: %v", err)
 		u.poison(syscall.EROFS)
 	}
-	if n, err := hex.Decode(j.id[:], []byte(u.info.ID)); err != nil || n != len(j.id) {
+	if !fromHex(j.id[:], u.info.ID) {
 		return nil, fmt.Errorf("%w: id", ErrDamaged)
 	}
 	boot := u.opt.boot
@@ -252,7 +262,7 @@ func (u *Upper) newJournal() (*journal, error) {
 	// Of no length that is known, so its hash stands for it.
 	sum := sha256.Sum256([]byte(boot))
 	copy(j.boot[:], sum[:])
-	if n, err := hex.Decode(j.tree[:], []byte(u.fs.Tree.Meta().Identity)); err != nil || n != len(j.tree) {
+	if !fromHex(j.tree[:], u.fs.Tree.Meta().Identity) {
 		return nil, fmt.Errorf("%w: the tree's table has no identity", index.ErrCorrupt)
 	}
 	return j, nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"testing"
 
 	"github.com/imgfs/imgfs/index"
@@ -63,6 +64,8 @@ func FuzzInfo(f *testing.F) {
 	f.Add(whole)
 	f.Add([]byte(`{"format": 2}`))
 	f.Add([]byte(`{"format": 1, "id": "00", "key": "", "tree": "zz", "created": {"Sec": -1, "Nsec": 4294967295}}`))
+	id := regexp.MustCompile(`("(?:key|id|tree)": ?")`)
+	f.Add(id.ReplaceAll(whole, []byte("${1}00000000"))) // longer than what it fills
 	f.Fuzz(func(t *testing.T, b []byte) {
 		info, err := decodeInfo(b)
 		if err != nil {

@@ -39,7 +39,7 @@ func (u *Upper) keyedTree() (id256, error) {
 		return u.folded.meta.tree, nil
 	}
 	var id id256
-	if n, err := hex.Decode(id[:], []byte(u.info.Tree)); err != nil || n != len(id) {
+	if !fromHex(id[:], u.info.Tree) {
 		return id, fmt.Errorf("%w: identity of the tree", ErrDamaged)
 	}
 	return id, nil
@@ -49,7 +49,7 @@ func (u *Upper) keyedTree() (id256, error) {
 // Nothing else uses u yet.
 func (u *Upper) rekey() error {
 	var now id256
-	if n, err := hex.Decode(now[:], []byte(u.fs.Tree.Meta().Identity)); err != nil || n != len(now) {
+	if !fromHex(now[:], u.fs.Tree.Meta().Identity) {
 		return fmt.Errorf("%w: the tree's table has no identity", index.ErrCorrupt)
 	}
 	if err := u.finishRekey(); err != nil {
