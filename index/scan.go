@@ -36,7 +36,7 @@ const (
 	maxSteps      = 4096    // names on one way, symlinks followed
 	maxText       = 1 << 30 // bytes of names, targets, xattrs and sparse maps of a layer
 
-	// epollHack is a name in the root that go-fuse takes for itself.
+	// epollHack is a name in the root that go-fuse's servers take for themselves.
 	epollHack = ".go-fuse-epoll-hack"
 
 	// MaxOddities is how many a table keeps; Meta.Odd counts all.
@@ -312,7 +312,7 @@ func (s *scanner) entry(h *tar.Header, data int64, extents []Extent) error {
 	}
 	base := parts[len(parts)-1]
 	if len(parts) == 1 && base == epollHack {
-		s.report("G1", "go-fuse answers this name by itself")
+		s.report("G1", "servers built on go-fuse answer this name by themselves")
 	}
 	parent, err := s.parent(h.Name, parts)
 	if errors.Is(err, errLoop) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package mount serves a tree, or an upper over one, to the kernel over FUSE.
-// It is the only importer of go-fuse, and it uses its raw API: a FUSE NodeID is
-// the tree's or the upper's node number, so there is no table of inodes, nothing
-// to count, and nothing that grows with the files a mount has shown.
+// Its handlers are those of go-fuse's raw API, called by our own loop (devfuse): a
+// FUSE NodeID is the tree's or the upper's node number, so there is no table of
+// inodes, nothing to count, and nothing that grows with the files a mount has shown.
 //
 //	mount.go        Mount, Server: the life of a mount
 //	option.go       -o options, to mount(2) and to fusermount3

@@ -5,7 +5,6 @@ package mount
 import (
 	"errors"
 	"fmt"
-	"log"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
+	"github.com/imgfs/imgfs/unionfs/mount/devfuse"
 )
 
 // A Server is a living mount.
@@ -28,7 +28,7 @@ type Server struct {
 	dev     uint64 // st_dev
 
 	what served
-	fuse *fuse.Server
+	fuse *devfuse.Server
 
 	gone   chan struct{} // closed when the kernel asks no more; ends the warm-up
 	warmed chan struct{} // closed at the end of the warm-up
@@ -57,22 +57,35 @@ func Mount(dir string, f *unionfs.FS, opt Options) (*Server, error) {
 	opt.writable = false
 	return attachServer(dir, &opt, func(set *settings) (served, error) {
 		v := newTree(f, &opt)
-		return served{raw: v, fs: f, read: v.read, options: fuse.MountOptions{
-			MaxWrite:             set.maxRead,                // limits reads too
-			EnableAcl:            set.allowOther && v.xattrs, // where modes are enforced, ACLs are
-			ExtraCapabilities:    fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT,
-			DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_READDIRPLUS_AUTO,
+		return served{raw: v, fs: f, read: v.read, begin: v.begin, options: devfuse.Options{
+			MaxWrite:     set.maxRead, // limits reads too
+			Capabilities: capabilities(set.allowOther && v.xattrs),
 		}}, nil
 	})
+}
+
+// capabilities returns what every mount asks of the kernel (fuse.CAP_*). Where
+// modes are enforced, ACLs are. READDIRPLUS is always asked for, never by the
+// kernel's guess. ALLOW_IDMAP is not: with it most requests do not tell who asks.
+func capabilities(acl bool) uint64 {
+	const all = fuse.CAP_ASYNC_READ | fuse.CAP_BIG_WRITES | fuse.CAP_FILE_OPS | fuse.CAP_READDIRPLUS |
+		fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_PARALLEL_DIROPS | fuse.CAP_MAX_PAGES |
+		fuse.CAP_RENAME_SWAP | fuse.CAP_CACHE_SYMLINKS | fuse.CAP_EXPLICIT_INVAL_DATA |
+		fuse.CAP_EXPORT_SUPPORT
+	if acl {
+		return all | fuse.CAP_POSIX_ACL
+	}
+	return all
 }
 
 // served is what a mount shows.
 type served struct {
 	raw     fuse.RawFileSystem
-	fs      *unionfs.FS       // the tree, or what lies below the upper
-	read    readNodes         // nil unless layers are still to be verified
-	options fuse.MountOptions // what the kernel is told
-	end     func()            // called after the last request; may be nil
+	fs      *unionfs.FS     // the tree, or what lies below the upper
+	read    readNodes       // nil unless layers are still to be verified
+	options devfuse.Options // what the kernel is told
+	begin   func(kernel)    // called before the first request
+	end     func()          // called after the last one; may be nil
 }
 
 // attachServer mounts what prepare returns for the options in the form that the
@@ -147,7 +160,7 @@ func (s *Server) warm(logf func(format string, args ...any)) {
 	}
 }
 
-// release takes the descriptor out of conn, since go-fuse wants the number.
+// release takes the descriptor out of conn: devfuse waits for it by itself.
 func release(conn *os.File) (int, error) {
 	fd, err := unix.FcntlInt(conn.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	return fd, errors.Join(err, conn.Close())
@@ -160,16 +173,13 @@ const maxBackground = 16
 // serve answers INIT on fd, which it takes, and starts to serve.
 func (s *Server) serve(opt *Options, fd int) error {
 	o := s.what.options
-	o.Name = subtype
 	o.MaxBackground = maxBackground
-	o.ExplicitDataCacheControl = true
-	o.EnableSymlinkCaching = true
-	o.DisableSplice = true
-	o.Logger = log.New(logWriter(opt.Log), "", 0)
-	server, err := fuse.NewServer(opt.wrapped(s.what.raw), fmt.Sprintf("/dev/fd/%d", fd), &o)
+	o.Log = opt.Log
+	server, err := devfuse.New(fd, opt.wrapped(s.what.raw), o)
 	if err != nil {
 		return err
 	}
+	s.what.begin(server)
 	s.fuse = server
 	go func() {
 		server.Serve()
@@ -183,27 +193,13 @@ func (s *Server) serve(opt *Options, fd int) error {
 	return nil
 }
 
-// logWriter passes on what go-fuse logs, but for requests that it does not
-// know: the kernel is told so and asks no more.
-type logWriter func(format string, args ...any)
-
-func (l logWriter) Write(line []byte) (int, error) {
-	if text := strings.TrimSpace(string(line)); !strings.HasPrefix(text, "Unimplemented opcode") {
-		l("fuse: %s", text)
-	}
-	return len(line), nil
-}
-
 // answers waits for the first answer and learns which mount this is. It also
-// has the kernel ask for POLL once, which go-fuse says it does not know: else
-// a Go program that opens files of a mount it serves itself can hang, the
-// runtime's poller waiting for an answer from a thread that waits for the
-// poller.
+// has the kernel ask for POLL once (see devfuse.PollName).
 func (s *Server) answers() error {
 	if err := s.identify(); err != nil {
 		return err
 	}
-	fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(filepath.Join(s.dir, devfuse.PollName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil // modes are enforced and deny us the root: no matter
 	}

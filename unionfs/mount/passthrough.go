@@ -3,10 +3,7 @@
 package mount
 
 import (
-	"encoding/binary"
-	"errors"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +11,7 @@ import (
 
 	"github.com/imgfs/imgfs/cow"
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/unionfs/mount/devfuse"
 )
 
 // maxStackDepth is FILESYSTEM_MAX_STACK_DEPTH: how many file systems the
@@ -52,24 +50,27 @@ func tryBacking(fd, depth int) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(conn)
 	m, err := detachedMount(conn)
 	if err != nil {
+		unix.Close(conn)
 		return err
 	}
-	defer unix.Close(m)
-	if err := answerInit(conn, depth); err != nil {
+	s, err := devfuse.New(conn, fuse.NewDefaultRawFileSystem(), devfuse.Options{
+		MaxWrite: minRead, MaxStackDepth: depth, Capabilities: fuse.CAP_PASSTHROUGH,
+		Log: func(string, ...any) {},
+	})
+	if err != nil {
+		unix.Close(m)
 		return err
 	}
-	b := fuse.BackingMap{Fd: int32(fd)}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(conn), devIocBackingOpen, uintptr(unsafe.Pointer(&b)))
+	_, errno := s.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+	unix.Close(m)
+	s.Serve() // the mount is gone
 	if errno != 0 {
 		return errno
 	}
 	return nil
 }
-
-const devIocBackingOpen = 0x4010e501 // FUSE_DEV_IOC_BACKING_OPEN
 
 // detachedMount mounts conn nowhere.
 func detachedMount(conn int) (int, error) {
@@ -87,36 +88,4 @@ func detachedMount(conn int) (int, error) {
 		return 0, err
 	}
 	return unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
-}
-
-var errNoInit = errors.New("the kernel does not begin with INIT")
-
-// answerInit answers the first request of conn as a server that passes files
-// through.
-func answerInit(conn, depth int) error {
-	buf := make([]byte, 1<<17) // the kernel asks for room for what may come
-	n, err := unix.Read(conn, buf)
-	if err != nil {
-		return err
-	}
-	if n < int(unsafe.Sizeof(fuse.InHeader{}))+16 {
-		return errNoInit
-	}
-	ne := binary.NativeEndian
-	const opInit, version, minor, initExt = 26, 7, 31, 1 << 30
-	if ne.Uint32(buf[4:]) != opInit {
-		return errNoInit
-	}
-	var out [16 + 64]byte // fuse_out_header, fuse_init_out
-	ne.PutUint32(out[0:], uint32(len(out)))
-	copy(out[8:16], buf[8:16]) // unique
-	init := out[16:]
-	ne.PutUint32(init[0:], version)
-	ne.PutUint32(init[4:], minor)
-	ne.PutUint32(init[12:], initExt)
-	ne.PutUint32(init[20:], 4096) // max_write
-	ne.PutUint32(init[32:], fuse.CAP_PASSTHROUGH>>32)
-	ne.PutUint32(init[36:], uint32(depth))
-	_, err = unix.Write(conn, out[:])
-	return err
 }

@@ -179,7 +179,7 @@ func TestXattr(t *testing.T) {
 		{plain, "capable", "user.word", 5, "value", 5, fuse.OK},
 		{plain, "capable", "user.word", 99, "value", 5, fuse.OK},
 		{plain, "capable", "user.word", 4, "", 5, fuse.ERANGE},
-		{plain, "capable", "user.word", 0, "", 5, fuse.ERANGE}, // go-fuse makes it OK
+		{plain, "capable", "user.word", 0, "", 5, fuse.ERANGE}, // devfuse makes it OK
 		{plain, "capable", "user.empty", 0, "", 0, fuse.OK},
 		{plain, "capable", "user.empty", 9, "", 0, fuse.OK},
 		{plain, "capable", "user.none", 9, "", 0, fuse.ENODATA},

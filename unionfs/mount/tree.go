@@ -36,7 +36,7 @@ type tree struct {
 	sources    []provenance // per layer; nil = none are shown
 	read       readNodes    // nil unless layers are still to be verified
 
-	// What the kernel understands, known after INIT.
+	// What the kernel understands, known after begin.
 	keepsOpen    bool // ENOSYS to OPEN means never ask again
 	keepsOpenDir bool
 }
@@ -59,14 +59,10 @@ func newTree(f *unionfs.FS, opt *Options) *tree {
 	return v
 }
 
-// String names the file system to go-fuse.
-func (v *tree) String() string { return "imgfs" }
-
-// Init learns what the kernel can do.
-func (v *tree) Init(s *fuse.Server) {
-	k := s.KernelSettings()
-	v.keepsOpen = k.Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0
-	v.keepsOpenDir = k.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+// begin learns what the kernel can do.
+func (v *tree) begin(k kernel) {
+	v.keepsOpen = k.Offered()&fuse.CAP_NO_OPEN_SUPPORT != 0
+	v.keepsOpenDir = k.Offered()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 }
 
 // id returns the tree's number for a FUSE node. They differ only for the
@@ -242,7 +238,7 @@ func (v *tree) blocks(n *index.Node) (uint64, error) {
 
 func sectors(size int64) uint64 { return (uint64(size) + sector - 1) / sector }
 
-// Readlink copies the target: go-fuse writes it after the handler, outside of
+// Readlink copies the target: it is sent after the handler, outside of
 // what guards against a damaged map.
 func (v *tree) Readlink(_ <-chan struct{}, h *fuse.InHeader) (target []byte, status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "readlink", h.NodeId, &status)
@@ -306,7 +302,7 @@ func (v *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse
 	return r, fuse.OK
 }
 
-// A readResult is what was read. go-fuse calls Done when it has taken it.
+// A readResult is what was read. Done is called when it was sent.
 type readResult struct{ b []byte }
 
 var readResults = sync.Pool{New: func() any { return new(readResult) }}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/imgfs/imgfs/cow"
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/unionfs/mount/devfuse"
 )
 
 // MountUpper serves u, writable, at dir and returns when the directory
@@ -35,7 +36,7 @@ func MountUpper(dir string, u *cow.Upper, opt Options) (*Server, error) {
 		}
 		u.SetPassthrough(depth > 0)
 		v := newTop(u, &opt, depth > 0)
-		return served{raw: v, fs: u.FS(), read: v.read, end: v.end, options: topOptions(set, depth)}, nil
+		return served{raw: v, fs: u.FS(), read: v.read, begin: v.begin, end: v.end, options: topOptions(set, depth)}, nil
 	})
 }
 
@@ -43,18 +44,17 @@ func MountUpper(dir string, u *cow.Upper, opt Options) (*Server, error) {
 // are passed through if depth, of the file systems stacked below and with it,
 // is not 0. Passthrough and writeback cache exclude each other. Asynchronous
 // direct I/O is not asked for: its writes would leave old pages behind.
-func topOptions(set *settings, depth int) fuse.MountOptions {
-	o := fuse.MountOptions{
-		MaxWrite:  maxRead,
-		EnableAcl: set.allowOther, // where modes are enforced, ACLs are
-		ExtraCapabilities: fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_DONT_MASK |
+func topOptions(set *settings, depth int) devfuse.Options {
+	o := devfuse.Options{
+		MaxWrite:      maxRead,
+		MaxStackDepth: depth,
+		Capabilities: capabilities(set.allowOther) | fuse.CAP_DONT_MASK |
 			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT,
-		DisabledCapabilities: fuse.CAP_READDIRPLUS_AUTO,
-		MaxStackDepth:        depth,
 	}
-	if depth == 0 {
-		o.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
-		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+	if depth > 0 {
+		o.Capabilities |= fuse.CAP_PASSTHROUGH
+	} else {
+		o.Capabilities |= fuse.CAP_WRITEBACK_CACHE
 	}
 	return o
 }
@@ -79,9 +79,9 @@ type top struct {
 	read    readNodes    // nil unless layers are still to be verified
 
 	passthrough  bool
-	keepsOpen    bool   // ENOSYS to OPEN means never ask again, and nothing is passed through; known after INIT
+	keepsOpen    bool   // ENOSYS to OPEN means never ask again, and nothing is passed through; known after begin
 	keepsOpenDir bool   // as keepsOpen, of OPENDIR
-	kernel       kernel // known after INIT
+	kernel       kernel // known after begin
 	files        fileTable
 	bursts       bursts
 	uncapped     atomic.Uint64 // the node that root last took the capabilities of
@@ -89,8 +89,10 @@ type top struct {
 	forgets      forgets
 }
 
-// kernel is what a top says to the kernel unasked. A *fuse.Server is one.
+// kernel is what handlers know of the kernel, and say to it unasked. A
+// *devfuse.Server is one.
 type kernel interface {
+	Offered() uint64 // fuse.CAP_*
 	InodeNotify(node uint64, off, length int64) fuse.Status
 	RegisterBackingFd(*fuse.BackingMap) (int32, syscall.Errno)
 	UnregisterBackingFd(id int32) syscall.Errno
@@ -112,15 +114,11 @@ func newTop(u *cow.Upper, opt *Options, passthrough bool) *top {
 	return v
 }
 
-// String names the file system to go-fuse.
-func (v *top) String() string { return "imgfs" }
-
-// Init learns what the kernel can do.
-func (v *top) Init(s *fuse.Server) {
-	v.kernel = s
-	k := s.KernelSettings()
-	v.keepsOpen = k.Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0 && !v.passthrough
-	v.keepsOpenDir = k.Flags64()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+// begin learns what the kernel can do.
+func (v *top) begin(k kernel) {
+	v.kernel = k
+	v.keepsOpen = k.Offered()&fuse.CAP_NO_OPEN_SUPPORT != 0 && !v.passthrough
+	v.keepsOpenDir = k.Offered()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	v.forgets.start(v)
 }
 
@@ -381,7 +379,7 @@ func (v *top) Readlink(_ <-chan struct{}, h *fuse.InHeader) (target []byte, stat
 	if len(b) >= maxTarget {
 		return nil, fuse.Status(syscall.ENAMETOOLONG)
 	}
-	// go-fuse writes it after the handler, outside of what guards against a
+	// it is sent after the handler, outside of what guards against a
 	// damaged map.
 	return append([]byte(nil), b...), fuse.OK
 }

@@ -406,7 +406,7 @@ func (v *top) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse.
 	return r, fuse.OK
 }
 
-// Write takes what lies in one piece; go-fuse asks Writev first.
+// Write takes what lies in one piece; Writev is asked first.
 func (v *top) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	return v.write(in, data)
 }

@@ -18,7 +18,7 @@ const (
 )
 
 // GetXAttr returns the length of the value, and ERANGE when buf is shorter;
-// go-fuse makes that OK for who only asked for the length.
+// devfuse makes that OK for who only asked for the length.
 func (v *top) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, buf []byte) (size uint32, status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "getxattr", h.NodeId, &status)
 	if value := v.provenance(cow.Node(h.NodeId), name); value != "" {
@@ -78,7 +78,7 @@ func (l *nameList) addName(name string) bool {
 	return true
 }
 
-// SetXAttr sets an extended attribute; the value is go-fuse's.
+// SetXAttr sets an extended attribute; the value is the request's.
 func (v *top) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "setxattr", in.NodeId, &status)
 	n := cow.Node(in.NodeId)

@@ -57,7 +57,7 @@ func provenanceOf(sources []provenance, n *index.Node, name string) string {
 }
 
 // GetXAttr returns the length of the value, and ERANGE when buf is shorter;
-// go-fuse makes that OK for who only asked for the length.
+// devfuse makes that OK for who only asked for the length.
 func (v *tree) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, buf []byte) (size uint32, status fuse.Status) {
 	if !v.xattrs && v.sources == nil {
 		return 0, fuse.ENOSYS // the kernel never asks again
