@@ -154,7 +154,9 @@ func (c *committer) readBase(ctx context.Context, base *Image) error {
 	}
 	c.layers = rec.Layers
 	for _, l := range rec.Layers {
-		c.stage.Need(l.Digest)
+		if err := c.stage.Need(l.Digest); err != nil {
+			return err
+		}
 	}
 	return nil
 }

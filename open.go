@@ -285,15 +285,16 @@ func (s *Store) choose(manifests []digest.Digest, platform string) (*layerstore.
 
 // openRecord opens an image of the store.
 func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name string) (*Image, error) {
-	digests := []digest.Digest{rec.ID, rec.Manifest}
 	sources := make([]unionfs.Source, len(rec.Layers))
 	for i, l := range rec.Layers {
-		digests = append(digests, l.Digest)
 		sources[i] = unionfs.Source{DiffID: string(l.DiffID), CreatedBy: l.CreatedBy}
 	}
-	lease, err := s.ls.NewLease(digests)
+	_, lease, ok, err := s.ls.LeaseImage(rec.Manifest)
 	if err != nil {
 		return nil, err
+	}
+	if !ok {
+		return nil, image.ErrNotFound // removed since it was found
 	}
 	path := s.ls.TreePath(treeChain(rec))
 	tree, err := openTree(path, func() error { return s.rebuildTree(ctx, rec) })

@@ -100,7 +100,7 @@ func (s *Store) withDB(readOnly bool, f func(db *bolt.DB) error) error {
 // locked runs f under the lock of the database: shared if readOnly. On a disk
 // that cannot be written to a lock that was never made is none.
 func (s *Store) locked(readOnly bool, f func() error) error {
-	path := filepath.Join(s.root, "imgfs.lock")
+	path := s.lockPath()
 	flag, how := os.O_RDWR|os.O_CREATE, unix.LOCK_EX
 	if readOnly {
 		flag, how = os.O_RDONLY, unix.LOCK_SH
@@ -118,15 +118,23 @@ func (s *Store) locked(readOnly bool, f func() error) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	defer lock.Close()
-	for {
-		if err = unix.Flock(int(lock.Fd()), how); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%s: flock: %w", lock.Name(), err)
+	if err := waitFlock(lock, how); err != nil {
+		return err
 	}
 	return f()
+}
+
+func (s *Store) lockPath() string { return filepath.Join(s.root, "imgfs.lock") }
+
+// waitFlock locks f and waits for that.
+func waitFlock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); err == nil {
+			return nil
+		} else if err != unix.EINTR {
+			return fmt.Errorf("%s: flock: %w", f.Name(), err)
+		}
+	}
 }
 
 // isReadOnly reports whether err says that nothing can be written here, by us
@@ -167,16 +175,6 @@ func (s *Store) openDB(readOnly bool, f func(db *bolt.DB) error) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	return f(db)
-}
-
-// txID returns the number of the database's last transaction, 0 before the
-// first.
-func (s *Store) txID() (id int, err error) {
-	err = s.view(func(tx *bolt.Tx) error {
-		id = tx.ID()
-		return nil
-	})
-	return id, err
 }
 
 // addRefs stores images and the names that point to them in one transaction,

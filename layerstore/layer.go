@@ -118,6 +118,9 @@ func (g *Stage) holds(ctx context.Context, l Layer, src io.Reader) (bool, error)
 	if !ok {
 		return false, nil
 	}
+	if err := g.claim(g.s.blobPath(l.Digest), g.s.LayerPath(l.DiffID), g.s.hashPath(l.DiffID), g.s.seekPath(l.Digest), g.s.sidecarPath(l.Digest)); err != nil {
+		return false, err
+	}
 	f, size, err := g.s.OpenBlob(l.Digest)
 	if err != nil || size != l.Size {
 		return false, nil

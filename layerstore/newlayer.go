@@ -84,11 +84,15 @@ func (p *pipeEnd) Write(b []byte) (int, error) {
 }
 
 // Need says that what the stage brings is not whole without blobs that the
-// store has: Publish fails with ErrVanished if one is gone then.
-func (g *Stage) Need(digests ...digest.Digest) {
+// store has. Those that are there when it returns are kept for the stage;
+// Publish fails with ErrVanished if one is gone.
+func (g *Stage) Need(digests ...digest.Digest) error {
+	var paths []string
 	for _, d := range digests {
 		if path := g.s.blobPath(d); g.staged(path) == "" {
+			paths = append(paths, path)
 			g.need(path)
 		}
 	}
+	return g.claim(paths...)
 }

@@ -29,6 +29,7 @@ import (
 //	HEX.table    the table made by a pass that verified the layer
 //	HEX.seek     its seek points, HEX.sidecar its seekable copy
 //	HEX.hash     the content hashes of its files
+//	HEX.at       where it lies, so that a prune finds out when it is gone
 //	HEX.ok       the word that HEX.table and HEX.seek are of a verified layer
 //
 // The identity is no proof: a file that is written through a map changes
@@ -112,9 +113,14 @@ func (p *Place) identity() (id [sha256.Size]byte, err error) {
 	if err != nil {
 		return id, err
 	}
+	return placeID(fi, p.off, p.size), nil
+}
+
+// placeID returns the identity of size bytes from off of a file.
+func placeID(fi fs.FileInfo, off, size int64) [sha256.Size]byte {
 	st := fi.Sys().(*syscall.Stat_t)
 	return sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %d %d %d %d %d",
-		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, p.off, p.size)), nil
+		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, off, size))
 }
 
 func (p *Place) path(kind string) string {
@@ -179,8 +185,11 @@ func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err
 }
 
 // known reads the word that an earlier pass left: this place is verified.
-func (p *Place) known() (l Layer, ok bool) {
-	raw, err := os.ReadFile(p.path("ok"))
+func (p *Place) known() (l Layer, ok bool) { return readWord(p.path("ok")) }
+
+// readWord reads what writeWord wrote.
+func readWord(path string) (l Layer, ok bool) {
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return l, false
 	}
@@ -270,6 +279,9 @@ func (p *Place) scan(ctx context.Context, limits index.Limits) error {
 		return err
 	}
 	defer g.Discard()
+	if err := p.writeAt(g.New(p.path("at"))); err != nil {
+		return err
+	}
 	if _, err := scanTable(ctx, &headerReader{ctx: ctx, r: p.section()}, g.New(p.path("scan")), limits, nil); err != nil {
 		return err
 	}
@@ -326,6 +338,9 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 		}
 	}
 	l := res.layer(p.want)
+	if err := p.writeAt(g.New(p.path("at"))); err != nil {
+		return err
+	}
 	g.move = append(g.move, move{files.table, p.path("table")}, move{files.hashes, p.path("hash")}, move{files.seek, p.path("seek")})
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, p.path("sidecar")})

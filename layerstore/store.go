@@ -4,6 +4,7 @@ package layerstore
 
 import (
 	"bytes"
+	"context"
 	_ "crypto/sha512" // digests may be sha512
 	"errors"
 	"fmt"
@@ -16,7 +17,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +34,7 @@ var (
 type Store struct {
 	root     string
 	sweepAge time.Duration // how old unlocked leftovers must be to be removed
+	keep     Keep
 }
 
 // Open returns the store in directory root, which need not exist yet.
@@ -146,17 +147,20 @@ func (s *Store) NewStage() (*Stage, error) {
 	}
 	s.sweep("tmp")
 	s.sweep("leases")
-	dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "stage-")
-	if err != nil {
-		return nil, err
-	}
-	lock, err := flock(dir)
-	if err != nil {
-		os.RemoveAll(dir)
-		return nil, err
-	}
-	g := &Stage{s: s, dir: dir, lock: lock}
+	g := &Stage{s: s}
 	g.syncs.SetLimit(8)
+	err := s.claiming(func() (err error) {
+		if g.dir, err = os.MkdirTemp(filepath.Join(s.root, "tmp"), "stage-"); err != nil {
+			return err
+		}
+		if g.lock, err = flock(g.dir); err != nil {
+			os.RemoveAll(g.dir)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	return g, nil
 }
 
@@ -183,7 +187,7 @@ func (s *Store) sweep(dir string) {
 	}
 	for _, e := range list {
 		fi, err := e.Info()
-		if err != nil || !olderThan(fi, s.sweepAge) {
+		if err != nil || !olderThan(fi, s.sweepAge) || e.Name() == filepath.Base(partialDir) {
 			continue
 		}
 		path := filepath.Join(s.root, dir, e.Name())
@@ -212,6 +216,9 @@ func (g *Stage) Blob(d digest.Digest, raw []byte) error {
 	if g.staged(path) != "" {
 		return nil
 	}
+	if err := g.claim(path); err != nil {
+		return err
+	}
 	if have, err := g.s.ReadBlob(d, int64(len(raw))); err == nil && bytes.Equal(have, raw) {
 		g.need(path)
 		return nil
@@ -219,7 +226,8 @@ func (g *Stage) Blob(d digest.Digest, raw []byte) error {
 	return writeSynced(g.file(path), raw)
 }
 
-// need notes that what the stage brings is not whole without the file path.
+// need notes that what the stage brings is not whole without the file path,
+// which it has claimed.
 func (g *Stage) need(path string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -263,6 +271,9 @@ func (g *Stage) New(to string) string { return g.file(to) }
 // derived files need not be.
 func (g *Stage) Commit() error {
 	_, err := g.commit()
+	if err == nil {
+		g.Discard()
+	}
 	return err
 }
 
@@ -275,6 +286,13 @@ func (g *Stage) commit() (made []string, err error) {
 	g.mu.Lock()
 	moves := g.move
 	g.mu.Unlock()
+	targets := make([]string, len(moves))
+	for i, m := range moves {
+		targets[i] = m.to
+	}
+	if err := g.claim(targets...); err != nil {
+		return nil, err
+	}
 	dirs := make(map[string]bool)
 	for _, m := range moves {
 		dir := filepath.Dir(m.to)
@@ -303,7 +321,6 @@ func (g *Stage) commit() (made []string, err error) {
 			return made, err
 		}
 	}
-	g.Discard()
 	return made, nil
 }
 
@@ -315,18 +332,16 @@ var ErrVanished = errors.New("blob vanished while it was needed")
 // to them, in one transaction: they are all there or none is. On an error the
 // files that only this stage brought are removed again.
 func (g *Stage) Publish(refs []Ref, images []Image) error {
-	before, err := g.s.txID()
-	if err != nil {
-		return err
-	}
 	made, err := g.commit()
 	if err == nil {
 		err = g.s.addRefs(refs, images, g.whole)
 	}
 	if err != nil {
-		g.s.takeBack(made, before)
+		g.takeBack(made)
+		return err
 	}
-	return err
+	g.Discard() // the names hold it now
+	return nil
 }
 
 // whole returns nil if every blob of the stage is in the store.
@@ -349,26 +364,14 @@ func (g *Stage) whole() error {
 	return nil
 }
 
-// takeBack removes the files made, unless somebody has stored an image since
-// the transaction before, who may need them: then they are left to a prune.
-// Whoever is about to store one finds by Stage.whole that they are gone.
-func (s *Store) takeBack(made []string, before int) {
-	s.locked(false, func() error {
-		now := 0
-		err := s.openDB(true, func(db *bolt.DB) error {
-			return db.View(func(tx *bolt.Tx) error { now = tx.ID(); return nil })
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if max(now, 1) != max(before, 1) { // a new database begins with 1
-			return nil
-		}
-		for _, path := range made {
-			os.Remove(path)
-		}
-		return nil
-	})
+// takeBack removes the files made, except those that something else than the
+// stage keeps by now.
+func (g *Stage) takeBack(made []string) {
+	for i := range made {
+		made[i] = g.s.rel(made[i])
+	}
+	os.Remove(filepath.Join(g.dir, claimsName))
+	g.s.collect(context.Background(), made, g) // what it cannot remove is left to a prune
 }
 
 func syncDir(dir string) error { return syncFile(dir) }

@@ -72,9 +72,13 @@ func files(t testing.TB, s *Store, dir string) (names []string) {
 func TestSweep(t *testing.T) {
 	s := testStore(t)
 	living := testStage(t, s)
-	lease, err := s.NewLease([]digest.Digest{"sha256:x"})
+	l, err := addLayer(t, s, "x", tartest.Tar(t, "a=1"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	_, lease, ok, err := s.LeaseImage(l.Digest)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
 	}
 	dead := filepath.Join(s.root, "tmp", "stage-dead")
 	if err := os.MkdirAll(dead+"/layer-1", 0o700); err != nil {
@@ -159,14 +163,10 @@ func TestPublishTakesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := s.txID()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := addLayer(t, s, "other", tartest.Tar(t, "c=3")); err != nil {
 		t.Fatal(err)
 	}
-	s.takeBack(made, id)
+	g.takeBack(made)
 	if !s.HasBlob(l.Digest) {
 		t.Error("a blob that is in use was taken back")
 	}
