@@ -53,8 +53,14 @@ func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits 
 		os.RemoveAll(tmp)
 		return want, false, err
 	}
+	return g.take(want, files, &res), res.seek.Sidecar, nil
+}
+
+// take takes the files of a pass over the layer want into the stage, and
+// returns what the layer is.
+func (g *Stage) take(want Layer, files passFiles, res *passResult) Layer {
 	g.syncs.Go(func() error { return syncFile(files.blob) })
-	l = res.layer(want)
+	l := res.layer(want)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.move = append(g.move,
@@ -65,7 +71,7 @@ func (g *Stage) AddLayer(ctx context.Context, want Layer, src io.Reader, limits 
 	if res.seek.Sidecar {
 		g.move = append(g.move, move{files.sidecar, g.s.sidecarPath(l.Digest)})
 	}
-	return l, res.seek.Sidecar, nil
+	return l
 }
 
 // layer returns want with what the pass found.
@@ -118,7 +124,7 @@ func (g *Stage) holds(ctx context.Context, l Layer, src io.Reader) (bool, error)
 	if !ok {
 		return false, nil
 	}
-	if err := g.claim(g.s.blobPath(l.Digest), g.s.LayerPath(l.DiffID), g.s.hashPath(l.DiffID), g.s.seekPath(l.Digest), g.s.sidecarPath(l.Digest)); err != nil {
+	if err := g.claimLayer(l); err != nil {
 		return false, err
 	}
 	f, size, err := g.s.OpenBlob(l.Digest)
@@ -141,6 +147,11 @@ func (g *Stage) holds(ctx context.Context, l Layer, src io.Reader) (bool, error)
 	}
 	g.need(f.Name())
 	return true, nil
+}
+
+// claimLayer has the stage keep the files of a layer.
+func (g *Stage) claimLayer(l Layer) error {
+	return g.claim(g.s.blobPath(l.Digest), g.s.LayerPath(l.DiffID), g.s.hashPath(l.DiffID), g.s.seekPath(l.Digest), g.s.sidecarPath(l.Digest))
 }
 
 // sameBytes compares a file of the store with src to the ends of both. A

@@ -16,11 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// partialDir holds blobs that are on their way here: the bytes that came so
-// far, from the first on, under ALGORITHM-HEX. Such a file is locked by who
-// fetches its blob, and nothing in it is verified. It stays when that breaks
-// off, so that the next to fetch the blob goes on at its end.
-const partialDir = "partial"
+// In partialDir are blobs on their way here: the bytes that came so far, from
+// the first on, under ALGORITHM-HEX. Such a file is locked by who fetches its
+// blob, and nothing in it is verified. It stays when that breaks off, so that
+// the next to fetch the blob goes on at its end.
 
 // partialAge is how long what was broken off is kept.
 const partialAge = 7 * 24 * time.Hour
@@ -42,7 +41,7 @@ type partial struct {
 }
 
 func (s *Store) partialPath(d digest.Digest) string {
-	return filepath.Join(s.root, "tmp", partialDir, d.Algorithm().String()+"-"+d.Encoded())
+	return filepath.Join(s.root, partialDir, d.Algorithm().String()+"-"+d.Encoded())
 }
 
 // lockPartial opens what came of the blob d before, perhaps nothing. It waits
@@ -201,7 +200,7 @@ func (s *Store) dropPartial(path string) {
 
 // sweepPartials removes what was broken off long ago.
 func (s *Store) sweepPartials() {
-	dir := filepath.Join(s.root, "tmp", partialDir)
+	dir := filepath.Join(s.root, partialDir)
 	list, err := os.ReadDir(dir)
 	if err != nil {
 		return

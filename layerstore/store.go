@@ -136,6 +136,8 @@ type Stage struct {
 	mu    sync.Mutex // no I/O under it
 	move  []move     // guarded by mu
 	needs []string   // guarded by mu; blobs that were in the store already
+
+	partials []digest.Digest // guarded by mu; blobs that came by a partial file
 }
 
 type move struct{ from, to string }
@@ -340,6 +342,7 @@ func (g *Stage) Publish(refs []Ref, images []Image) error {
 		g.takeBack(made)
 		return err
 	}
+	g.s.dropPartials(g.partials)
 	g.Discard() // the names hold it now
 	return nil
 }

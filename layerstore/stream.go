@@ -52,7 +52,9 @@ func (g *Stage) FetchLayer(ctx context.Context, want Layer, from Fetch, limits i
 	}
 	defer p.Close()
 	if l, ok, err := g.have(want); err != nil || ok {
-		p.remove()
+		if ok {
+			p.remove()
+		}
 		return Fetched{Layer: l, Had: ok}, err
 	}
 	if p.size > want.Size {
@@ -88,6 +90,9 @@ func isContent(err error) bool {
 func (g *Stage) have(want Layer) (l Layer, ok bool, err error) {
 	l, ok, err = g.known(want)
 	if err != nil || !ok {
+		return want, false, err
+	}
+	if err := g.claimLayer(l); err != nil {
 		return want, false, err
 	}
 	f, size, err := g.s.OpenBlob(l.Digest)
