@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package archive reads image tars and OCI layouts where they lie. Nothing is
-// copied and nothing unpacked: a blob is a section of the tar, or a file of
-// the layout.
+// Package archive reads image tars and OCI layouts where they lie, and writes
+// them. To read, nothing is copied and nothing unpacked: a blob is a section of
+// the tar, or a file of the layout.
 //
 // It reads what docker save writes (with manifest.json; with an OCI layout
 // beside it since engine 25; with neither before engine 1.10), what podman,
@@ -10,6 +10,9 @@
 // directories. The small documents (manifests, indexes, configs) are read,
 // checked against digest and size, and parsed at Open; layers are left to
 // whoever reads them.
+//
+// WriteTar and WriteDir write the same Entries that a Source has, with every
+// blob bit for bit, verified on the way.
 //
 // Files come from strangers. A name is looked up in the archive's own table
 // or under an os.Root, never on the host; links are followed inside the
