@@ -260,17 +260,25 @@ func (s *Server) isOver() bool {
 // worker is little beside it.
 const slow = int64(400 * time.Microsecond)
 
+// slowSync is that of a sync, which waits for the disk: who syncs does so again
+// and again, and a wake-up for each shows beside a fast disk.
+const slowSync = int64(time.Millisecond)
+
 // usuallySlow has what takes long from the first.
 var usuallySlow = map[uint32]int64{
-	opFsync:         8 * slow,
-	opFsyncDir:      8 * slow,
+	opFsync:         2 * slowSync,
+	opFsyncDir:      2 * slowSync,
 	opCopyFileRange: 8 * slow,
 	opFallocate:     8 * slow,
 	opSetLkw:        8 * slow,
 }
 
 func (s *Server) isSlow(h *fuse.InHeader) bool {
-	return h.Opcode < maxOpcode && s.slowness[h.Opcode].Load() >= slow
+	limit := slow
+	if h.Opcode == opFsync || h.Opcode == opFsyncDir {
+		limit = slowSync
+	}
+	return h.Opcode < maxOpcode && s.slowness[h.Opcode].Load() >= limit
 }
 
 // took notes that a request took so many ns: the mean of about eight.
