@@ -470,7 +470,7 @@ func TestInPlace(t *testing.T) {
 		t.Errorf("got %v", want["who"])
 	}
 	made := places()
-	if len(made) != 3 { // two tables and a tree
+	if len(made) != 5 { // two tables, where they come from, and a tree
 		t.Errorf("got %q", made)
 	}
 	if files := storeFiles(t, s, "blobs/"); len(files) > 0 {

@@ -19,8 +19,9 @@ import (
 // A Store is a directory of images: blobs, what is derived from them, and
 // their names. Any number of processes may use one at a time.
 type Store struct {
-	ls    *layerstore.Store
-	cache *seek.Cache
+	ls      *layerstore.Store
+	cache   *seek.Cache
+	indexes indexCache
 }
 
 // DefaultCache is how many bytes of decoded layers an open store keeps in
@@ -59,7 +60,9 @@ func Open(root string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{ls: ls, cache: seek.NewCache(DefaultCache)}, nil
+	s := &Store{ls: ls, cache: seek.NewCache(DefaultCache)}
+	ls.SetKeep(layerstore.Keep{Uses: s.upperUses, Documents: s.indexDocuments})
+	return s, nil
 }
 
 // Close releases what the store holds open.

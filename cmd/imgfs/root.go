@@ -37,6 +37,7 @@ var verbs = []func(*app) *cobra.Command{
 	newLs, newCat, newStat, newTree, newCp,
 	newMount, newUmount, newMounts, newShell,
 	newUpper, newDiff, newCommit, newExport, newReset,
+	newTag, newRmi, newPrune,
 	newVersion, newCompletion, newMan,
 }
 
@@ -372,7 +373,7 @@ func exitCode(err error) int {
 		case mounted.Op == "mount":
 			return exitRefused
 		}
-	case errors.As(err, &refused), errors.Is(err, cow.ErrInUse), errors.Is(err, cow.ErrOtherTree):
+	case errors.As(err, &refused), errors.Is(err, cow.ErrInUse), errors.Is(err, cow.ErrOtherTree), removeHint(err) != "":
 		return exitRefused
 	case isMalformed(err): // also if it is a file of the store that is not found
 		return exitMalformed
@@ -432,6 +433,8 @@ func hint(err error) string {
 		return "imgfs upper inspect shows the image that an upper belongs to; leave --upper out for a new one"
 	case errors.Is(err, imgfs.ErrNoUpper):
 		return "imgfs upper ls lists the uppers"
+	case removeHint(err) != "":
+		return removeHint(err)
 	case errors.Is(err, imgfs.ErrDamaged):
 		return "move imgfs.db out of the store and load its images again: names are lost with it, layers are not"
 	case errors.Is(err, index.ErrCorrupt):
