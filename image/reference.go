@@ -64,6 +64,18 @@ func (r Reference) FamiliarName() string {
 	return reference.FamiliarName(named)
 }
 
+// Repository returns the name without the registry's host: library/alpine.
+func (r Reference) Repository() string {
+	if r.IsZero() {
+		return ""
+	}
+	named, err := reference.ParseNormalizedNamed(r.name)
+	if err != nil {
+		return ""
+	}
+	return reference.Path(named)
+}
+
 // Domain returns the registry's host, with its port if it has one: docker.io.
 func (r Reference) Domain() string {
 	if r.IsZero() {

@@ -17,9 +17,10 @@ const module = "github.com/imgfs/imgfs"
 // import none. "." is the façade.
 var arrows = map[string][]string{
 	"cmd/imgfs":               {".", "cow", "image", "index", "layerstore/seek", "unionfs", "unionfs/mount"},
-	".":                       {"cow", "image", "image/archive", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
+	".":                       {"cow", "image", "image/archive", "image/registry", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
 	"image":                   {},
 	"image/archive":           {"image"},
+	"image/registry":          {"image"},
 	"layerstore":              {"layerstore/seek", "index"},
 	"layerstore/seek":         {"layerstore/seek/inflate"},
 	"layerstore/seek/inflate": {},
@@ -41,7 +42,9 @@ var only = map[string][]string{
 	"github.com/klauspost/compress":     {"layerstore/seek"},
 	"github.com/ulikunitz/xz":           {"layerstore/seek"},
 	"github.com/distribution/reference": {"image"},
-	"testing":                           {"internal/fusetest", "internal/tartest", "internal/posix/model", "internal/posix/suite"},
+	"testing":                           {"internal/fusetest", "internal/tartest", "internal/posix/model", "internal/posix/suite", "internal/regtest"},
+	"oras.land/oras-go":                 {"image/registry"},
+	"github.com/pelletier/go-toml":      {"image/registry"},
 	"log":                               {"unionfs/mount"},
 }
 
