@@ -19,7 +19,7 @@ type dockerItem struct {
 	Config       string
 	RepoTags     []string
 	Layers       []string
-	LayerSources map[string]ocispec.Descriptor // by diffID; foreign layers
+	LayerSources map[string]ocispec.Descriptor `json:",omitempty"` // by diffID; foreign layers
 }
 
 // dockerArchive reads manifest.json and the images it lists.

@@ -36,10 +36,16 @@ type layout struct {
 // and those of Entries without a manifest, are left out: an index may name
 // more than is there. Every digest in it is valid and may name a file. An
 // entry with nothing to write is an error that wraps image.ErrNotFound.
-func newLayout(entries []Entry) (*layout, error) {
+func newLayout(entries []Entry, format string) (*layout, error) {
 	l := &layout{seen: make(map[digest.Digest]int64)}
-	for i := range entries {
-		if err := l.addEntry(&entries[i]); err != nil {
+	for _, e := range entries {
+		if format != FormatDockerArchive {
+			var err error
+			if e, err = toOCI(e); err != nil {
+				return nil, err
+			}
+		}
+		if err := l.addEntry(&e); err != nil {
 			return nil, err
 		}
 	}

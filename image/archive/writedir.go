@@ -24,12 +24,13 @@ import (
 // ErrNotLayout marks a directory that something else than an OCI layout is in.
 var ErrNotLayout = errors.New("not an OCI layout, and not empty")
 
-// WriteDir writes entries as an OCI layout to the directory dir. A directory
+// WriteDir writes entries as an OCI layout, with the same documents as in an
+// oci-archive, to the directory dir. A directory
 // that is not there appears when it is whole. A layout that is there gets them
 // added: blobs first, then index.json by one rename; an image that had one of
 // their names loses that name. After an error dir is as it was.
 func WriteDir(ctx context.Context, dir string, entries []Entry, blobs Blobs) error {
-	l, err := newLayout(entries)
+	l, err := newLayout(entries, FormatOCIDir)
 	if err != nil {
 		return err
 	}

@@ -20,13 +20,15 @@ import (
 // one with a manifest.json beside it (FormatDockerArchive), which is what
 // docker save writes since engine 25. Blobs go in as they are, layers of a
 // docker-archive too: its readers decompress them. Each is written once and
-// verified on the way.
+// verified on the way. Only a manifest of docker's kind is not the same in an
+// oci-archive: it gets the media types of OCI, since readers of those look for
+// no others.
 //
 // The tar depends on entries, format and mtime alone. The documents come
 // first, then the layers, base first, so who reads the tar as a stream knows
 // of each layer what it is.
 func WriteTar(ctx context.Context, w io.Writer, format string, entries []Entry, blobs Blobs, mtime time.Time) error {
-	l, err := newLayout(entries)
+	l, err := newLayout(entries, format)
 	if err != nil {
 		return err
 	}
