@@ -16,8 +16,8 @@ const module = "github.com/imgfs/imgfs"
 // besides internal/. Arrows point down only. A package that is not here may
 // import none. "." is the façade.
 var arrows = map[string][]string{
-	"cmd/imgfs":               {".", "cow", "image", "index", "layerstore/seek", "unionfs", "unionfs/mount"},
-	".":                       {"cow", "image", "image/archive", "image/registry", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
+	"cmd/imgfs":               {".", "cow", "forensics", "image", "index", "layerstore/seek", "unionfs", "unionfs/mount"},
+	".":                       {"cow", "forensics", "image", "image/archive", "image/registry", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
 	"image":                   {},
 	"image/archive":           {"image"},
 	"image/registry":          {"image"},
@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 	"unionfs/mount":           {"cow", "unionfs", "index", "unionfs/mount/devfuse"},
 	"unionfs/mount/devfuse":   {},
 	"cow":                     {"unionfs", "index"},
+	"forensics":               {"image", "index", "unionfs"},
 }
 
 // only says who may import a module of others, by the prefix of its path. A
