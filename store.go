@@ -22,6 +22,7 @@ type Store struct {
 	ls      *layerstore.Store
 	cache   *seek.Cache
 	indexes indexCache
+	reach   reach
 }
 
 // DefaultCache is how many bytes of decoded layers an open store keeps in

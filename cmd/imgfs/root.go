@@ -48,6 +48,7 @@ type app struct {
 	stdout, stderr io.Writer
 
 	root   string // --root; empty: where imgfs.DefaultRoot says
+	remote imgfs.RemoteOptions
 	opened *imgfs.Store
 	ran    bool // a verb was reached: its errors are not about usage
 }
@@ -74,6 +75,9 @@ func (a *app) store() (*imgfs.Store, error) {
 		return nil, err
 	}
 	a.opened, err = imgfs.Open(root)
+	if err == nil {
+		a.opened.SetRemote(a.remote)
+	}
 	return a.opened, err
 }
 

@@ -64,19 +64,25 @@ func ConfigPaths() []string {
 // put together. The error names the file, and the line where one is at fault.
 func LoadConfig(paths ...string) (*Config, error) {
 	c := new(Config)
+	return c, c.Load(paths...)
+}
+
+// Load adds to c what LoadConfig reads; the mirrors that c has of a registry
+// stay its only ones.
+func (c *Config) Load(paths ...string) error {
 	for _, path := range paths {
 		raw, err := readFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := c.add(raw, filepath.Dir(path)); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return c, nil
+	return nil
 }
 
 func readFile(path string) ([]byte, error) {
