@@ -12,12 +12,16 @@ import (
 
 // What registries refuse; see package registry.
 var (
-	ErrUnauthorized = registry.ErrUnauthorized
-	ErrDenied       = registry.ErrDenied
-	ErrOffline      = registry.ErrOffline
-	ErrNotTLS       = registry.ErrNotTLS
-	ErrCertificate  = registry.ErrCertificate
+	ErrUnauthorized  = registry.ErrUnauthorized
+	ErrDenied        = registry.ErrDenied
+	ErrNotInRegistry = registry.ErrNotFound
+	ErrOffline       = registry.ErrOffline
+	ErrNotTLS        = registry.ErrNotTLS
+	ErrCertificate   = registry.ErrCertificate
 )
+
+// A RegistryError says what a registry refused or failed to do.
+type RegistryError = registry.Error
 
 // RemoteOptions say how registries are reached, beside what config.toml and
 // docker's config.json say.

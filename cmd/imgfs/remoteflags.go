@@ -2,11 +2,37 @@
 
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/imgfs/imgfs"
+)
 
 // remoteFlags adds to c the flags of the verbs that reach registries. They
 // are docker's, where they are its daemon's.
 func (a *app) remoteFlags(c *cobra.Command) {
 	c.Flags().StringArrayVar(&a.remote.Insecure, "insecure-registry", nil, "let `HOST[:PORT]` speak plain HTTP or show a certificate that nobody vouches for")
 	c.Flags().StringArrayVar(&a.remote.Mirrors, "registry-mirror", nil, "ask `URL` before docker.io (HOST=URL: before HOST); digests are verified all the same")
+}
+
+// remoteHint returns the cure of what a registry refused, empty if none is
+// known.
+func remoteHint(e *imgfs.RegistryError) string {
+	login := "imgfs login " + e.Host
+	if e.Host == "docker.io" {
+		login = "imgfs login"
+	}
+	switch {
+	case errors.Is(e, imgfs.ErrNotTLS):
+		return "--insecure-registry " + e.Host + " lets it, if nobody in between could listen or lie"
+	case errors.Is(e, imgfs.ErrCertificate):
+		return "put its authority into /etc/docker/certs.d/" + e.Host + "/ca.crt; --insecure-registry " + e.Host + " asks for none"
+	case e.Repository == "":
+		return ""
+	case errors.Is(e, imgfs.ErrUnauthorized), errors.Is(e, imgfs.ErrDenied):
+		return "the repository does not exist, or needs a login that may do this: " + login
+	}
+	return ""
 }

@@ -38,6 +38,7 @@ var verbs = []func(*app) *cobra.Command{
 	newMount, newUmount, newMounts, newShell,
 	newUpper, newDiff, newCommit, newExport, newReset,
 	newTag, newRmi, newPrune,
+	newLogin, newLogout, newSearch, newTags, newManifest,
 	newVersion, newCompletion, newMan,
 }
 
@@ -411,6 +412,7 @@ func hint(err error) string {
 		busy    *imgfs.BusyError
 		several *imgfs.SeveralError
 		used    *cow.InUseError
+		remote  *imgfs.RegistryError
 	)
 	switch {
 	case errors.As(err, &h):
@@ -431,6 +433,8 @@ func hint(err error) string {
 		return "--allow-changing takes files that are being written as they are"
 	case errors.As(err, &used) && used.Dir != "":
 		return "imgfs umount " + used.Dir + " first"
+	case errors.As(err, &remote):
+		return remoteHint(remote)
 	case errors.Is(err, cow.ErrInUse):
 		return "a command is at work on it: try again when that has ended"
 	case errors.Is(err, cow.ErrOtherTree):

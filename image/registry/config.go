@@ -230,6 +230,22 @@ func registryHost(s string) (string, error) {
 	return s, nil
 }
 
+// Host returns the host of a registry as references have it, of what a user
+// calls it: a host with or without a port, or a URL as docker's
+// https://index.docker.io/v1/. Nothing is docker.io.
+func Host(s string) (string, error) {
+	if s == "" {
+		return "docker.io", nil
+	}
+	rest := strings.TrimPrefix(strings.TrimPrefix(s, "https://"), "http://")
+	host, path, _ := strings.Cut(rest, "/")
+	switch path {
+	case "", "v1/", "v1", "v2/", "v2":
+		return registryHost(host)
+	}
+	return "", fmt.Errorf("%q is not a registry's host", scrub(s))
+}
+
 // isInsecure reports whether host may go without verified TLS.
 func (c *Config) isInsecure(host string) bool {
 	if c == nil {
