@@ -81,49 +81,15 @@ func (f *FS) ReadAt(n *index.Node, p []byte, off int64) (int, error) {
 	if off < 0 || off >= n.Size {
 		return 0, io.EOF
 	}
-	var eof error
-	if int64(len(p)) > n.Size-off {
-		p, eof = p[:n.Size-off], io.EOF
-	}
 	extents, sparse, err := f.Tree.Extents(n)
 	if err != nil {
 		return 0, err
 	}
-	if !sparse {
-		if err := f.readLayer(n.Layer, p, n.Data+off); err != nil {
-			return 0, err
-		}
-		return len(p), eof
-	}
-	clear(p)
-	end := off + int64(len(p))
-	for i := extents.Find(off); i < extents.Len(); i++ {
-		e := extents.At(i)
-		if e.Off >= end {
-			break
-		}
-		lo, hi := max(e.Off, off), min(e.Off+e.Len, end)
-		if err := f.readLayer(n.Layer, p[lo-off:hi-off], e.Data+lo-e.Off); err != nil {
-			return 0, err
-		}
-	}
-	return len(p), eof
-}
-
-// readLayer fills p from a layer; fewer bytes are an error.
-func (f *FS) readLayer(layer int, p []byte, off int64) error {
-	r, err := f.Layer(layer)
+	r, err := f.Layer(n.Layer)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	n, err := r.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
+	return ReadContent(r, n, extents, sparse, p, off)
 }
 
 // Seek answers SEEK_DATA (data true) or SEEK_HOLE for the regular file n from
