@@ -99,17 +99,22 @@ func EachVersion(ctx context.Context, layers []*index.Layer, path string, f Vers
 		if err != nil {
 			return err
 		}
-		at, dirs = join(at, name), below
+		at, dirs = joinPath(at, name), below
 	}
 	return w.name(at, items, dirs)
 }
 
-// join returns the path of name in the directory at path.
-func join(path, name string) string {
-	if path == "" {
-		return name
+// tables opens the tables of the stack's layers.
+func (s *Stack) tables(ctx context.Context) ([]*index.Layer, error) {
+	list := make([]*index.Layer, len(s.Layers))
+	for i, l := range s.Layers {
+		t, err := l.Table(ctx)
+		if err != nil {
+			return nil, err
+		}
+		list[i] = t
 	}
-	return path + "/" + name
+	return list, nil
 }
 
 const dtDir = 4
@@ -205,7 +210,7 @@ func (w *versionWalk) dir(path string, dirs []versionDir) error {
 		for hi < len(items) && bytes.Equal(items[hi].name, items[lo].name) {
 			hi++
 		}
-		if err := w.name(join(path, string(items[lo].name)), items[lo:hi], dirs); err != nil {
+		if err := w.name(joinPath(path, string(items[lo].name)), items[lo:hi], dirs); err != nil {
 			return err
 		}
 		lo = hi
