@@ -66,7 +66,7 @@ func (o *origin) add(s *Store, arg, platform string) error {
 // without a name.
 func (s *Store) savedRefs(arg, platform string) ([]layerstore.Ref, error) {
 	if !isID(arg) {
-		if refs, err := s.tagsOf(arg); err != nil || len(refs) > 0 {
+		if refs, err := s.refsOf(arg); err != nil || len(refs) > 0 {
 			return refs, err
 		}
 		ref, _, err := s.findRef(arg)
@@ -84,8 +84,8 @@ func (s *Store) savedRefs(arg, platform string) ([]layerstore.Ref, error) {
 	return []layerstore.Ref{{Target: rec.Manifest, Images: []digest.Digest{rec.Manifest}}}, nil
 }
 
-// tagsOf returns all names of a repository if arg is one, without a tag.
-func (s *Store) tagsOf(arg string) ([]layerstore.Ref, error) {
+// refsOf returns all names of a repository if arg is one, without a tag.
+func (s *Store) refsOf(arg string) ([]layerstore.Ref, error) {
 	r, err := image.ParseReference(arg)
 	if err != nil || r.Digest() != "" || strings.HasSuffix(arg, ":"+r.Tag()) {
 		return nil, nil

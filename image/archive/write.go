@@ -131,7 +131,8 @@ func (l *layout) isNew(d ocispec.Descriptor) (bool, error) {
 //
 // The annotation that OCI tools look for has the name as docker prints it
 // (alpine:3), so that it is the name in all tools and no two images of a
-// layout share it; containerd's and docker's has it spelled out.
+// layout share it; containerd's and docker's has it spelled out, and so has
+// manifest.json: podman takes a short name there for one of its own.
 func (l *layout) name(e *Entry, chosen *Image) {
 	item := dockerItem{Config: blobName(chosen.Config.Desc.Digest), Layers: []string{}}
 	for _, layer := range chosen.Layers {
@@ -144,7 +145,7 @@ func (l *layout) name(e *Entry, chosen *Image) {
 		if r, err := image.ParseReference(n); err == nil && r.String() == n {
 			desc.Annotations = map[string]string{ocispec.AnnotationRefName: r.Familiar(), annotationContainerdName: n}
 			if r.Tag() != "" && r.Digest() == "" {
-				item.RepoTags = append(item.RepoTags, r.Familiar())
+				item.RepoTags = append(item.RepoTags, n)
 			}
 		}
 		l.descs = append(l.descs, desc)
