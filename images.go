@@ -3,75 +3,13 @@
 package imgfs
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
-	"strings"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/layerstore"
 )
-
-// Images lists the images of the store, newest first.
-func (s *Store) Images(ctx context.Context) ([]ImageSummary, error) {
-	refs, err := s.ls.Refs()
-	if err != nil {
-		return nil, err
-	}
-	all, err := s.ls.Images()
-	if err != nil {
-		return nil, err
-	}
-	list := make([]ImageSummary, 0, len(refs))
-	for _, r := range refs {
-		rec, ok := pick(r.Images, all)
-		if !ok {
-			continue
-		}
-		sum := ImageSummary{
-			Repository: "<none>", Tag: "<none>", ID: rec.ID, Digest: r.Target,
-			Created: rec.Created, Size: rec.Size, Platform: rec.Platform, Labels: rec.Labels,
-		}
-		if ref, err := image.ParseReference(r.Name); err == nil {
-			sum.Repository = ref.FamiliarName()
-			if ref.Tag() != "" {
-				sum.Tag = ref.Tag()
-			}
-		} else if r.Name != "" {
-			sum.Repository = r.Name
-		}
-		list = append(list, sum)
-	}
-	slices.SortStableFunc(list, func(a, b ImageSummary) int {
-		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.Repository, b.Repository), strings.Compare(a.Tag, b.Tag))
-	})
-	return list, nil
-}
-
-// pick returns the image that stands for a name: the host's platform, else
-// the first.
-func pick(manifests []digest.Digest, all map[digest.Digest]layerstore.Image) (rec layerstore.Image, ok bool) {
-	var platforms []image.Platform
-	var recs []layerstore.Image
-	for _, m := range manifests {
-		i, here := all[m]
-		if !here {
-			continue
-		}
-		p, err := image.ParsePlatform(i.Platform)
-		if err != nil {
-			p = image.Platform{}
-		}
-		recs, platforms = append(recs, i), append(platforms, p)
-	}
-	if len(recs) == 0 {
-		return rec, false
-	}
-	return recs[max(0, image.BestPlatform(platforms, image.HostPlatform()))], true
-}
 
 // Info returns the documents of an image. What OpenImage opens, it knows; an
 // image in place is read where it lies and not verified.

@@ -112,6 +112,8 @@ type ImageSummary struct {
 	Size       int64 // bytes, uncompressed
 	Platform   string
 	Labels     map[string]string
+	Layers     []LayerInfo // base first; nil from Images
+	Shared     int64       // bytes of Size that are in layers of other images, too; 0 from Images
 }
 
 // ImageInfo is what inspect and history show.

@@ -56,7 +56,7 @@ func (s *Store) catalog(tx *bolt.Tx) (*Catalog, error) {
 			return nil, err
 		}
 	}
-	return c, eachJSON(tx.Bucket(bucketImages), func(i Image) { c.Images[i.Manifest] = i })
+	return c, eachImage(tx.Bucket(bucketImages), true, func(i Image) { c.Images[i.Manifest] = i })
 }
 
 // findUses reads claims and then what else keeps images: whoever makes an upper

@@ -3,6 +3,7 @@
 package layerstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -49,8 +50,8 @@ type Image struct {
 	Created  time.Time         `json:"created"`
 	Size     int64             `json:"size"` // bytes of all layers, uncompressed
 	Labels   map[string]string `json:"labels,omitempty"`
-	ChainID  digest.Digest     `json:"chain_id"` // "" for an image without layers
-	Layers   []Layer           `json:"layers"`   // base first
+	ChainID  digest.Digest     `json:"chain_id"`         // "" for an image without layers
+	Layers   []Layer           `json:"layers,omitempty"` // base first; see putImage
 }
 
 // A Ref is a name and what it points to.
@@ -198,7 +199,7 @@ func (s *Store) addRefs(refs []Ref, images []Image, ready func() error) error {
 			return err
 		}
 		for _, i := range images {
-			if err := putJSON(ib, string(i.Manifest), i); err != nil {
+			if err := putImage(ib, i); err != nil {
 				return err
 			}
 			for _, l := range i.Layers {
@@ -373,10 +374,11 @@ func joinPlatforms(r *Ref, old Ref, images *bolt.Bucket) error {
 		if slices.Contains(r.Images, m) {
 			continue
 		}
-		var i Image
-		if ok, err := getJSON(images, string(m), &i); err != nil {
+		i, ok, err := getImage(images, m)
+		if err != nil {
 			return err
-		} else if !ok {
+		}
+		if !ok {
 			continue
 		}
 		r.Images = append(r.Images, m)
@@ -397,6 +399,10 @@ func putJSON(b *bolt.Bucket, key string, v any) error {
 	if err != nil {
 		return err
 	}
+	return putRecord(b, key, raw)
+}
+
+func putRecord(b *bolt.Bucket, key string, raw []byte) error {
 	if len(raw) > maxRecord {
 		return fmt.Errorf("record %q of %d bytes, the limit is %d", key, len(raw), maxRecord)
 	}
@@ -415,14 +421,83 @@ func getJSON(b *bolt.Bucket, key string, v any) (ok bool, err error) {
 }
 
 func decodeJSON(key, raw []byte, v any) error {
-	n := len(raw) - 4
-	if n < 0 || crc32.Checksum(raw[:n], castagnoli) != binary.LittleEndian.Uint32(raw[n:]) {
-		return fmt.Errorf("%w: record %q", ErrDamaged, key)
+	raw, err := checkRecord(key, raw)
+	if err != nil {
+		return err
 	}
-	if err := json.Unmarshal(raw[:n], v); err != nil {
+	if err := json.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("%w: record %q: %v", ErrDamaged, key, err)
 	}
 	return nil
+}
+
+// checkRecord returns a record without its checksum.
+func checkRecord(key, raw []byte) ([]byte, error) {
+	n := len(raw) - 4
+	if n < 0 || crc32.Checksum(raw[:n], castagnoli) != binary.LittleEndian.Uint32(raw[n:]) {
+		return nil, fmt.Errorf("%w: record %q", ErrDamaged, key)
+	}
+	return raw[:n], nil
+}
+
+// putImage stores the record of an image: two lines of JSON, the second of
+// them the layers, which listings do not read.
+func putImage(b *bolt.Bucket, i Image) error {
+	layers, err := json.Marshal(i.Layers)
+	if err != nil {
+		return err
+	}
+	i.Layers = nil
+	head, err := json.Marshal(i)
+	if err != nil {
+		return err
+	}
+	return putRecord(b, string(i.Manifest), append(append(head, '\n'), layers...))
+}
+
+func getImage(b *bolt.Bucket, manifest digest.Digest) (i Image, ok bool, err error) {
+	if manifest == "" || b == nil {
+		return i, false, nil
+	}
+	raw := b.Get([]byte(manifest))
+	if raw == nil {
+		return i, false, nil
+	}
+	return i, true, decodeImage([]byte(manifest), raw, true, &i)
+}
+
+func decodeImage(key, raw []byte, withLayers bool, i *Image) error {
+	raw, err := checkRecord(key, raw)
+	if err != nil {
+		return err
+	}
+	head, layers, two := bytes.Cut(raw, []byte("\n"))
+	err = json.Unmarshal(head, i)
+	if err == nil && two && withLayers {
+		err = json.Unmarshal(layers, &i.Layers)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: record %q: %v", ErrDamaged, key, err)
+	}
+	return nil
+}
+
+// eachImage calls f with the record of every image.
+func eachImage(b *bolt.Bucket, withLayers bool, f func(Image)) error {
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(func(k, raw []byte) error {
+		if string(k) == keySum {
+			return nil
+		}
+		var i Image
+		if err := decodeImage(k, raw, withLayers, &i); err != nil {
+			return err
+		}
+		f(i)
+		return nil
+	})
 }
 
 // eachJSON calls f with every record of b.
@@ -460,7 +535,10 @@ func (s *Store) Ref(name string) (r Ref, ok bool, err error) {
 
 // Image returns the record of a manifest.
 func (s *Store) Image(manifest digest.Digest) (i Image, ok bool, err error) {
-	ok, err = s.get(bucketImages, string(manifest), &i)
+	err = s.view(func(tx *bolt.Tx) error {
+		i, ok, err = getImage(tx.Bucket(bucketImages), manifest)
+		return err
+	})
 	return i, ok, err
 }
 
@@ -482,7 +560,21 @@ func (s *Store) layer(d digest.Digest) (l Layer, ok bool, err error) {
 func (s *Store) Images() (map[digest.Digest]Image, error) {
 	all := make(map[digest.Digest]Image)
 	err := s.view(func(tx *bolt.Tx) error {
-		return eachJSON(tx.Bucket(bucketImages), func(i Image) { all[i.Manifest] = i })
+		return eachImage(tx.Bucket(bucketImages), true, func(i Image) { all[i.Manifest] = i })
 	})
 	return all, err
+}
+
+// List returns all names in the order of their keys, and the images they lead
+// to, of one moment. Without layers, which take most of the time, if layers is
+// false.
+func (s *Store) List(layers bool) (refs []Ref, images map[digest.Digest]Image, err error) {
+	images = make(map[digest.Digest]Image)
+	err = s.view(func(tx *bolt.Tx) error {
+		if err := eachJSON(tx.Bucket(bucketRefs), func(r Ref) { refs = append(refs, r) }); err != nil {
+			return err
+		}
+		return eachImage(tx.Bucket(bucketImages), layers, func(i Image) { images[i.Manifest] = i })
+	})
+	return refs, images, err
 }

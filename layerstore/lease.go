@@ -122,7 +122,7 @@ func (s *Store) LeaseImage(manifest digest.Digest) (i Image, l *Lease, ok bool, 
 	err = s.claiming(func() error {
 		err := s.openDB(true, func(db *bolt.DB) error {
 			return db.View(func(tx *bolt.Tx) (err error) {
-				ok, err = getJSON(tx.Bucket(bucketImages), string(manifest), &i)
+				i, ok, err = getImage(tx.Bucket(bucketImages), manifest)
 				return err
 			})
 		})

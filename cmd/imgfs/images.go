@@ -3,13 +3,14 @@
 package main
 
 import (
-	"path"
+	"cmp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs"
-	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/internal/term"
 )
 
@@ -18,63 +19,108 @@ type imageRow struct {
 	Repository, Tag, Digest, ID        string
 	CreatedSince, CreatedAt, Size      string
 	Platform                           string
-	Containers, SharedSize, UniqueSize string // docker's; nothing here counts them
+	Containers, SharedSize, UniqueSize string // nothing counts containers
+}
+
+// imagesFlags are the flags of images.
+type imagesFlags struct {
+	format, sort                  string
+	quiet, digests, noTrunc, tree bool
+	filters                       []string
 }
 
 func newImages(a *app) *cobra.Command {
-	var (
-		format                  string
-		quiet, digests, noTrunc bool
-	)
+	var flags imagesFlags
 	c := &cobra.Command{
 		Use:   "images [REPOSITORY[:TAG]]",
 		Short: "List the images of the store",
 		Long: `Images lists the images of the store, newest first. REPOSITORY[:TAG] may be a
-pattern (debian*, *:edge).
+pattern (debian*, *:edge). SIZE is that of the uncompressed layers.
+
+Filters: dangling=true|false (without a name), label=KEY[=VALUE],
+label!=KEY[=VALUE], before=IMAGE, since=IMAGE (created before or after that
+one), until=DURATION|TIME, reference=PATTERN. Several of one kind but label
+and until mean any of them.
 
 Placeholders of --format: .Repository .Tag .ID .Digest .CreatedSince
-.CreatedAt .Size .Platform`,
+.CreatedAt .Size .SharedSize .UniqueSize .Platform
+
+With --tree the layers are shown that images share: each image stands below the
+layers that it has in common with others, which are written once.`,
 		Example: `  imgfs images
   imgfs images -q alpine
+  imgfs images --filter label=stage=prod --sort size
   imgfs images --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'`,
 		Args:              takes(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
-			st, err := a.store()
-			if err != nil {
-				return err
-			}
-			images, err := st.Images(c.Context())
-			if err != nil {
-				return err
-			}
-			if len(args) == 1 {
-				if images, err = matchImages(images, args[0]); err != nil {
-					return err
-				}
-			}
-			rows := imageRows(images, noTrunc, time.Now())
-			def := "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
-			if digests {
-				def = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
-			}
-			if quiet && (format == "" || format == "table") {
-				format = "{{.ID}}"
-			}
-			header := imageRow{
-				Repository: "REPOSITORY", Tag: "TAG", Digest: "DIGEST", ID: "IMAGE ID",
-				CreatedSince: "CREATED", CreatedAt: "CREATED AT", Size: "SIZE", Platform: "PLATFORM",
-				Containers: "CONTAINERS", SharedSize: "SHARED SIZE", UniqueSize: "UNIQUE SIZE",
-			}
-			return formatError(term.Rows(a.stdout, format, def, a.toTerminal(), header, rows))
+			return a.printImages(c, args, &flags)
 		},
 	}
 	c.Flags().BoolP("all", "a", false, "no effect: no image here is an intermediate one, which docker would hide")
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print IDs only")
-	c.Flags().BoolVar(&digests, "digests", false, "show digests")
-	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "show IDs in full")
-	c.Flags().StringVar(&format, "format", "", "print as `FORMAT`: table, json (an object a line), a Go template, or \"table TEMPLATE\"")
+	c.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "print IDs only")
+	c.Flags().BoolVar(&flags.digests, "digests", false, "show digests")
+	c.Flags().BoolVar(&flags.noTrunc, "no-trunc", false, "show IDs in full")
+	c.Flags().BoolVar(&flags.tree, "tree", false, "show which layers images share")
+	c.Flags().StringVar(&flags.sort, "sort", "created", "sort by `KEY`: created (newest first), size (largest first), name")
+	c.Flags().StringArrayVarP(&flags.filters, "filter", "f", nil, "list only images that `KEY=VALUE` is true of")
+	c.Flags().StringVar(&flags.format, "format", "", "print as `FORMAT`: table, json (an object a line), a Go template, or \"table TEMPLATE\"")
+	complete(c, "sort", cobra.FixedCompletions([]string{"created", "size", "name"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+func (a *app) printImages(c *cobra.Command, args []string, f *imagesFlags) error {
+	filters, err := parseFilters(f.filters, "dangling", "label", "before", "since", "until", "reference")
+	if err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"created", "size", "name"}, f.sort) {
+		return usagef("--sort %q: want created, size or name", f.sort)
+	}
+	if f.tree && (f.format != "" || f.quiet || f.digests) {
+		return usagef("--tree has a form of its own: leave out --format, -q and --digests")
+	}
+	st, err := a.store()
+	if err != nil {
+		return err
+	}
+	list := st.Images
+	if f.tree || strings.Contains(f.format, "SharedSize") || strings.Contains(f.format, "UniqueSize") || f.format == "json" {
+		list = st.ImagesWithLayers
+	}
+	images, err := list(c.Context())
+	if err != nil {
+		return err
+	}
+	if images, err = filterImages(images, filters, time.Now()); err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		if images, err = matchImages(images, args[0]); err != nil {
+			return err
+		}
+	}
+	sortImages(images, f.sort)
+	if f.tree {
+		return printLayerTree(a.stdout, images, f.noTrunc)
+	}
+	return a.printImageRows(images, f)
+}
+
+func (a *app) printImageRows(images []imgfs.ImageSummary, f *imagesFlags) error {
+	def, format := "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}", f.format
+	if f.digests {
+		def = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+	}
+	if f.quiet && (format == "" || format == "table") {
+		format = "{{.ID}}"
+	}
+	header := imageRow{
+		Repository: "REPOSITORY", Tag: "TAG", Digest: "DIGEST", ID: "IMAGE ID",
+		CreatedSince: "CREATED", CreatedAt: "CREATED AT", Size: "SIZE", Platform: "PLATFORM",
+		Containers: "CONTAINERS", SharedSize: "SHARED SIZE", UniqueSize: "UNIQUE SIZE",
+	}
+	return formatError(term.Rows(a.stdout, format, def, a.toTerminal(), header, imageRows(images, f.noTrunc, time.Now())))
 }
 
 func imageRows(images []imgfs.ImageSummary, noTrunc bool, now time.Time) []imageRow {
@@ -84,7 +130,7 @@ func imageRows(images []imgfs.ImageSummary, noTrunc bool, now time.Time) []image
 			Repository: i.Repository, Tag: i.Tag, ID: i.ID.String(), Digest: i.Digest.String(),
 			CreatedSince: term.Age(now, i.Created), CreatedAt: createdAt(i.Created),
 			Size: term.Size(i.Size), Platform: i.Platform,
-			Containers: "N/A", SharedSize: "N/A", UniqueSize: "N/A",
+			Containers: "N/A", SharedSize: term.Size(i.Shared), UniqueSize: term.Size(i.Size - i.Shared),
 		}
 		if !noTrunc {
 			row.ID = term.ShortID(row.ID)
@@ -104,36 +150,19 @@ func createdAt(t time.Time) string {
 	return t.Local().Truncate(time.Second).String()
 }
 
-// matchImages returns the images that a pattern names: a repository, with or
-// without its tag, in the form that images prints or spelled out.
-func matchImages(images []imgfs.ImageSummary, pattern string) ([]imgfs.ImageSummary, error) {
-	if _, err := path.Match(pattern, ""); err != nil {
-		return nil, usagef("%q: %w", pattern, err)
+// sortImages sorts images, which come newest first.
+func sortImages(images []imgfs.ImageSummary, by string) {
+	byName := func(a, b imgfs.ImageSummary) int {
+		return cmp.Or(strings.Compare(a.Repository, b.Repository), strings.Compare(a.Tag, b.Tag))
 	}
-	patterns := []string{pattern}
-	if ref, err := image.ParseReference(pattern); err == nil && ref.Name() != pattern {
-		if full := ref.FamiliarName(); ref.Tag() == "latest" || ref.Tag() == "" {
-			patterns = append(patterns, full)
-		} else {
-			patterns = append(patterns, ref.Familiar())
-		}
+	switch by {
+	case "name":
+		slices.SortStableFunc(images, byName)
+	case "size":
+		slices.SortStableFunc(images, func(a, b imgfs.ImageSummary) int {
+			return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a, b))
+		})
 	}
-	var out []imgfs.ImageSummary
-	for _, i := range images {
-		if matchesAny(patterns, i.Repository) || matchesAny(patterns, i.Repository+":"+i.Tag) {
-			out = append(out, i)
-		}
-	}
-	return out, nil
-}
-
-func matchesAny(patterns []string, name string) bool {
-	for _, p := range patterns {
-		if ok, _ := path.Match(p, name); ok {
-			return true
-		}
-	}
-	return false
 }
 
 // newImage gathers the verbs that docker also has under "image".
@@ -149,6 +178,9 @@ func newImage(a *app) *cobra.Command {
 	ls := newImages(a)
 	ls.Use = "ls [REPOSITORY[:TAG]]"
 	ls.Aliases = []string{"list"}
-	c.AddCommand(ls, newInspect(a), newHistory(a), newLoad(a), newImport(a))
+	rm := newRmi(a)
+	rm.Use = "rm IMAGE…"
+	rm.Aliases = []string{"remove"}
+	c.AddCommand(ls, rm, newPrune(a), newTag(a), newInspect(a), newHistory(a), newLoad(a), newImport(a))
 	return c
 }
