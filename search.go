@@ -16,8 +16,9 @@ type SearchResult = registry.SearchResult
 const MaxSearch = 100
 
 // Search asks a registry for repositories that have to do with term, at most
-// limit of them: docker.io, or HOST of HOST/TERM. A registry without a search
-// returns the repositories whose names have TERM in them.
+// limit of them: docker.io, or HOST of HOST/TERM. Of a registry without a
+// search it finds the repositories whose names have TERM in them. Names are
+// such that Pull takes them.
 func (s *Store) Search(ctx context.Context, term string, limit int) ([]SearchResult, error) {
 	host, rest, ok := strings.Cut(term, "/")
 	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" { // as docker tells a host from a name
@@ -27,5 +28,11 @@ func (s *Store) Search(ctx context.Context, term string, limit int) ([]SearchRes
 	if err != nil {
 		return nil, err
 	}
-	return c.Search(ctx, host, rest, limit)
+	found, err := c.Search(ctx, host, rest, limit)
+	for i := range found {
+		if host != "docker.io" && !strings.HasPrefix(found[i].Name, host+"/") {
+			found[i].Name = host + "/" + found[i].Name
+		}
+	}
+	return found, err
 }

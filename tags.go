@@ -5,6 +5,7 @@ package imgfs
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -12,7 +13,7 @@ import (
 	"github.com/imgfs/imgfs/image"
 )
 
-// Tags returns the tags that the registry has of a repository, in its order.
+// Tags returns the tags that the registry has of a repository, sorted.
 func (s *Store) Tags(ctx context.Context, repository string) ([]string, error) {
 	ref, err := image.ParseReference(repository)
 	if err != nil {
@@ -32,6 +33,7 @@ func (s *Store) Tags(ctx context.Context, repository string) ([]string, error) {
 		}
 		tags = append(tags, tag)
 	}
+	slices.Sort(tags) // not every registry does
 	return tags, nil
 }
 

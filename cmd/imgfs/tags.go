@@ -16,8 +16,8 @@ func newTags(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tags REPOSITORY",
 		Short: "List the tags that a registry has of a repository",
-		Long: `Tags asks a registry for the tags of a repository and prints one a line, in the
-registry's order. Nothing is pulled.
+		Long: `Tags asks a registry for the tags of a repository and prints one a line,
+sorted. Nothing is pulled.
 
 Placeholders of --format: .Repository .Tag`,
 		Example: `  imgfs tags alpine

@@ -60,8 +60,9 @@ func (c *Client) resolve(ctx context.Context, repo *remote.Repository, ref image
 	if err := image.VerifyDocument(raw, d); err != nil {
 		return d, nil, err
 	}
-	if said := digest.Digest(resp.Header.Get("Docker-Content-Digest")); said.Algorithm() == d.Digest.Algorithm() && said != d.Digest {
-		return d, nil, fmt.Errorf("bytes have digest %s, the registry says %s: %w", d.Digest, bounded(string(said)), image.ErrMalformed)
+	said := resp.Header.Get("Docker-Content-Digest")
+	if strings.HasPrefix(said, d.Digest.Algorithm().String()+":") && said != d.Digest.String() {
+		return d, nil, fmt.Errorf("bytes have digest %s, the registry says %s: %w", d.Digest, bounded(said), image.ErrMalformed)
 	}
 	d.MediaType, err = kind(raw, resp.Header.Get("Content-Type"))
 	return d, raw, err

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/errcode"
@@ -58,7 +59,7 @@ type Error struct {
 	What       string // "manifest latest", "blob sha256:…"; may be empty
 	Status     int    // of HTTP; 0: there was no answer
 	Message    string // the registry's own words, bounded
-	Err        error  // one of the sentinels above, or the cause
+	Err        error  // one of the sentinels above, or the cause; never nil
 }
 
 func (e *Error) Error() string {
@@ -70,10 +71,8 @@ func (e *Error) Error() string {
 	if e.What != "" {
 		b.WriteString(": " + e.What)
 	}
-	if e.Err != nil {
-		b.WriteString(": " + scrub(e.Err.Error()))
-	}
-	if e.Message != "" {
+	b.WriteString(": " + scrub(e.Err.Error()))
+	if e.Message != "" && e.Message != e.Err.Error() {
 		b.WriteString(": " + scrub(e.Message))
 	}
 	return b.String()
@@ -162,7 +161,15 @@ func words(list errcode.Errors) string {
 	return bounded(strings.Join(parts, "; "))
 }
 
+// bounded makes a stranger's words a short line.
 func bounded(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsGraphic(r) {
+			return r
+		}
+		return ' '
+	}, s[:min(len(s), maxErrorBody)])
+	s = strings.Join(strings.Fields(s), " ")
 	if len(s) > maxMessage {
 		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
 	}

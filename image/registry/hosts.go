@@ -27,6 +27,7 @@ type hosts struct {
 	config    *Config
 	userAgent string
 	log       func(format string, args ...any)
+	silence   time.Duration // of a server, before it is given up
 
 	mu         sync.Mutex
 	transports map[string]http.RoundTripper // by host; guarded by mu
@@ -35,7 +36,7 @@ type hosts struct {
 
 func newHosts(config *Config, userAgent string, log func(string, ...any)) *hosts {
 	return &hosts{
-		config: config, userAgent: userAgent, log: log,
+		config: config, userAgent: userAgent, log: log, silence: silence,
 		transports: make(map[string]http.RoundTripper), plain: make(map[string]bool),
 	}
 }
@@ -91,7 +92,7 @@ func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	req = req.Clone(req.Context())
 	req.Header.Set("User-Agent", h.userAgent)
-	return watch(t, req)
+	return watch(t, req, h.silence)
 }
 
 // transport returns the transport of host.

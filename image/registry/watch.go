@@ -18,11 +18,11 @@ var errSilent = errors.New("the server fell silent")
 // before its answer and within it. The time that the reader of the answer
 // takes does not count. A request with a body may take longer, see
 // http.Transport.ResponseHeaderTimeout.
-func watch(t http.RoundTripper, req *http.Request) (*http.Response, error) {
+func watch(t http.RoundTripper, req *http.Request, silence time.Duration) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	limit := silence
 	if req.Body != nil && req.Body != http.NoBody {
-		limit = time.Hour * 24
+		limit = 24 * time.Hour
 	}
 	timer := time.AfterFunc(limit, func() { cancel(errSilent) })
 	resp, err := t.RoundTrip(req.WithContext(ctx))
@@ -34,7 +34,7 @@ func watch(t http.RoundTripper, req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel}
+	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, silence: silence}
 	return resp, nil
 }
 
@@ -44,13 +44,15 @@ type watched struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	silence time.Duration // that is borne
+
 	// What came in the time that was spent waiting for it.
 	waited time.Duration
 	got    int
 }
 
 func (w *watched) Read(p []byte) (int, error) {
-	timer := time.AfterFunc(silence, func() { w.cancel(errSilent) })
+	timer := time.AfterFunc(w.silence, func() { w.cancel(errSilent) })
 	began := time.Now()
 	n, err := w.ReadCloser.Read(p)
 	timer.Stop()
@@ -59,7 +61,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	if w.got >= trickle {
 		w.waited, w.got = 0, 0
 	}
-	if err == nil && w.waited > silence || err != nil && context.Cause(w.ctx) == errSilent {
+	if err == nil && w.waited > w.silence || err != nil && context.Cause(w.ctx) == errSilent {
 		w.cancel(errSilent)
 		return n, errSilent
 	}
