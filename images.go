@@ -27,7 +27,7 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 		return nil, errors.New("load it first (imgfs load)")
 	}
 	if !isPath(src) {
-		rec, _, err := s.find(src, opt.Platform)
+		rec, _, err := s.findOrPull(ctx, src, opt)
 		if err == nil {
 			return s.infoRecord(rec)
 		}

@@ -71,15 +71,21 @@ func (s *Store) loadAgain(ctx context.Context, src *archive.Source, opt LoadOpti
 }
 
 func (s *Store) loadSource(ctx context.Context, stage *layerstore.Stage, src *archive.Source, opt LoadOptions) ([]Loaded, error) {
-	l := &loader{s: s, stage: stage, opt: opt}
-	if opt.Platform != "" {
-		p, err := image.ParsePlatform(opt.Platform)
-		if err != nil {
-			return nil, err
-		}
-		l.platform = &p
+	platform, err := wantedPlatform(opt.Platform)
+	if err != nil {
+		return nil, err
 	}
-	return l.load(ctx, src)
+	l := &loader{s: s, stage: stage, opt: opt, platform: platform, one: platform != nil}
+	return l.load(ctx, src.Entries())
+}
+
+// wantedPlatform reads a platform; that of an empty one is nil.
+func wantedPlatform(platform string) (*image.Platform, error) {
+	if platform == "" {
+		return nil, nil
+	}
+	p, err := image.ParsePlatform(platform)
+	return &p, err
 }
 
 // openArchive opens path for random access; a stream is spooled to a file of
@@ -211,12 +217,17 @@ func start(p Progress, what string, total int64) io.WriteCloser {
 	return p.Start(what, total)
 }
 
-// A loader brings what one archive holds into a stage.
+// A loader brings what one archive, or one name of a registry, holds into a
+// stage.
 type loader struct {
 	s        *Store
 	stage    *layerstore.Stage
 	opt      LoadOptions
-	platform *image.Platform // nil: all that are here
+	platform *image.Platform // the one asked for; nil: nobody asked
+	one      bool            // of an index only the image that stands for it
+
+	// fetch opens a layer of a registry from byte off on; nil: layers lie in files.
+	fetch func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error)
 
 	images map[digest.Digest]layerstore.Image // by manifest
 
@@ -245,13 +256,13 @@ func (l *loader) warn(format string, args ...any) {
 	}
 }
 
-func (l *loader) load(ctx context.Context, src *archive.Source) ([]Loaded, error) {
+func (l *loader) load(ctx context.Context, entries []archive.Entry) ([]Loaded, error) {
 	l.images = make(map[digest.Digest]layerstore.Image)
 	l.layers = make(map[layerKey]*loadedLayer)
 	var out []Loaded
 	var refs []layerstore.Ref
-	for i := range src.Entries() {
-		e := &src.Entries()[i]
+	for i := range entries {
+		e := &entries[i]
 		ref, shown, err := l.entry(ctx, e)
 		if err != nil {
 			return nil, err
@@ -302,7 +313,7 @@ func (l *loader) entry(ctx context.Context, e *archive.Entry) (ref layerstore.Re
 			ref.Others = append(ref.Others, line)
 			continue
 		}
-		if l.platform != nil && m != chosen {
+		if l.one && m != chosen {
 			ref.Others = append(ref.Others, image.FormatPlatform(m.Platform)+" not loaded")
 			continue
 		}
@@ -334,6 +345,8 @@ func absence(m *archive.Image) string {
 	switch {
 	case m.Attestation:
 		return "attestation " + string(m.Manifest.Desc.Digest)
+	case errors.Is(m.Missing, archive.ErrUnread):
+		return image.FormatPlatform(m.Platform) + " not loaded"
 	case m.Missing != nil:
 		return fmt.Sprintf("%s absent: %v", image.FormatPlatform(m.Platform), m.Missing)
 	}
@@ -344,7 +357,7 @@ func absence(m *archive.Image) string {
 // host. Nobody asked for a platform: then all that are here come in, and the
 // first stands for them. With none, the archive is at fault.
 func (l *loader) instead(e *archive.Entry, err error) (*archive.Image, error) {
-	if l.platform != nil {
+	if l.one {
 		return nil, err
 	}
 	for i := range e.Images {
@@ -419,7 +432,10 @@ func (e lyingError) Unwrap() error        { return e.error }
 
 // layer loads one layer, once however often the archive names it.
 func (l *loader) layer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
-	key := layerKey{a.Path, a.Offset, a.Blob.Size(), a.Desc.Digest, a.DiffID}
+	key := layerKey{a.Path, a.Offset, 0, a.Desc.Digest, a.DiffID}
+	if a.Blob != nil {
+		key.size = a.Blob.Size()
+	}
 	l.mu.Lock()
 	done := l.layers[key]
 	if done == nil {
@@ -432,6 +448,9 @@ func (l *loader) layer(ctx context.Context, i int, a *archive.Layer) (layerstore
 }
 
 func (l *loader) readLayer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
+	if l.fetch != nil {
+		return l.fetchLayer(ctx, i, a)
+	}
 	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}
 	bar := start(l.opt.Progress, fmt.Sprintf("layer %d %s", i+1, short(a.DiffID)), a.Blob.Size())
 	defer bar.Close()

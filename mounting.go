@@ -104,7 +104,9 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 			removeMade(made)
 		}
 	}()
-	img, err := s.OpenImage(ctx, arg, stdin, OpenOptions{Platform: opt.Platform, Verify: opt.Verify || opt.Writable, LoadOptions: opt.LoadOptions})
+	open := opt.OpenOptions
+	open.Verify = open.Verify || opt.Writable
+	img, err := s.OpenImage(ctx, arg, stdin, open)
 	if err != nil {
 		return nil, err
 	}

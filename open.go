@@ -87,7 +87,7 @@ func (s *Store) openSource(ctx context.Context, src string, stdin io.Reader, opt
 	if isPath(src) {
 		return s.openFile(ctx, src, opt)
 	}
-	rec, name, err := s.find(src, opt.Platform)
+	rec, name, err := s.findOrPull(ctx, src, opt)
 	if errors.Is(err, image.ErrNotFound) && onDisk(src) {
 		return s.openFile(ctx, src, opt)
 	}

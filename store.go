@@ -23,6 +23,7 @@ type Store struct {
 	cache   *seek.Cache
 	indexes indexCache
 	reach   reach
+	remote  remote // of tests; nil: Registry
 }
 
 // DefaultCache is how many bytes of decoded layers an open store keeps in
@@ -98,6 +99,7 @@ type Loaded struct {
 type OpenOptions struct {
 	Platform string // os/arch[/variant], empty: linux on this machine's architecture
 	Verify   bool   // wait until a file opened in place is verified
+	Pull     PullPolicy
 	LoadOptions
 }
 

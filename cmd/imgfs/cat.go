@@ -38,7 +38,7 @@ inside the image.`,
 			})
 		},
 	}
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

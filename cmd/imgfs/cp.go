@@ -82,7 +82,7 @@ all. A tar holds them always.`,
 	c.Flags().BoolVarP(&archive, "archive", "a", false, "keep owners, devices, setuid bits and extended attributes (as root)")
 	c.Flags().BoolVarP(&follow, "follow-link", "L", false, "copy what the symlink PATH points to")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not say what is left out")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

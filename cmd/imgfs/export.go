@@ -63,7 +63,7 @@ of such a tar again.`,
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "write to `FILE`")
 	c.Flags().BoolVar(&opt.AllowChanging, "allow-changing", false, "take files that are being written as they are")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

@@ -72,7 +72,7 @@ Placeholders of --format: .ID .CreatedSince .CreatedAt .CreatedBy .Size
 	c.Flags().BoolVar(&noTrunc, "no-trunc", false, "show all of each field")
 	c.Flags().BoolVarP(&human, "human", "H", true, "print sizes and dates for people")
 	c.Flags().StringVar(&format, "format", "", "print as `FORMAT`: table, json (an object a line), a Go template, or \"table TEMPLATE\"")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

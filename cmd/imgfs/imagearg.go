@@ -24,16 +24,19 @@ import (
 type imageFlags struct {
 	platform string
 	verify   bool
+	pull     pullFlag
 }
 
-func (f *imageFlags) add(c *cobra.Command) {
+func (f *imageFlags) add(a *app, c *cobra.Command) {
 	c.Flags().StringVar(&f.platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
 	c.Flags().BoolVar(&f.verify, "verify", false, "wait until an image file that is read in place is verified")
+	f.pull.add(c)
+	a.remoteFlags(c)
 }
 
 func (f *imageFlags) options(a *app) imgfs.OpenOptions {
 	return imgfs.OpenOptions{
-		Platform: f.platform, Verify: f.verify,
+		Platform: f.platform, Verify: f.verify, Pull: f.pull.policy(),
 		LoadOptions: imgfs.LoadOptions{Platform: f.platform, Warn: a.warn},
 	}
 }
@@ -82,7 +85,11 @@ func (a *app) withImage(ctx context.Context, arg string, f *imageFlags, do func(
 	if err != nil {
 		return err
 	}
-	img, err := st.OpenImage(ctx, arg, a.stdin, f.options(a))
+	var img *imgfs.Image
+	err = a.opening(ctx, f.options(a), func(ctx context.Context, opt imgfs.OpenOptions) (err error) {
+		img, err = st.OpenImage(ctx, arg, a.stdin, opt)
+		return err
+	})
 	if err != nil {
 		return notImage(err)
 	}

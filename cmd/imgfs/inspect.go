@@ -92,7 +92,7 @@ diffID, its sizes and how many oddities were met in it.`,
 		},
 	}
 	c.Flags().StringVarP(&format, "format", "f", "", "print as `FORMAT`: json (an object a line) or a Go template")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

@@ -65,7 +65,7 @@ that is not UTF-8 is told whole by path_base64.`,
 	c.Flags().BoolVar(&l.human, "human-readable", false, "print sizes for people (-l)")
 	c.Flags().BoolVar(&l.fullTime, "full-time", false, "print times in full (implies -l)")
 	c.Flags().StringVar(&json, "format", "", "print as `FORMAT`: text or json")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

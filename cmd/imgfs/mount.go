@@ -22,7 +22,6 @@ import (
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/internal/control"
 	"github.com/imgfs/imgfs/internal/control/background"
-	"github.com/imgfs/imgfs/internal/term"
 	"github.com/imgfs/imgfs/unionfs/mount"
 )
 
@@ -43,6 +42,7 @@ func newMount(a *app) *cobra.Command {
 		ro, rw           bool
 		foreground       bool
 		platform, format string
+		pull             pullFlag
 	)
 	c := &cobra.Command{
 		Use:   "mount [IMAGE DIR]",
@@ -65,7 +65,7 @@ export, reset and upper.
 Options of -o: allow_other, uid=N, gid=N (shown as owner of all files),
 nosymlinks, nospecials, noxattrs (leave these out), provenance (xattrs
 user.imgfs.layer, .diffid and .created_by tell where files came from),
-nonempty, suid, dev (root only), ro, rw, upper=NAME, rm, nopassthrough (have
+nonempty, suid, dev (root only), ro, rw, upper=NAME, rm, pull=POLICY, nopassthrough (have
 every read and write come to the server, so that an overlayfs can stand on the
 mount), and the kernel's: noexec, ...`,
 		Example: `  imgfs mount debian:12 /mnt
@@ -103,6 +103,9 @@ mount), and the kernel's: noexec, ...`,
 				return &hintError{err: usagef("mount takes an image and a directory, or nothing"), hint: "with --upper NAME the image may be left out"}
 			}
 			req.Opt.Platform = platform
+			if req.Opt.Pull == "" || c.Flags().Changed("pull") {
+				req.Opt.Pull = pull.policy()
+			}
 			if foreground {
 				return a.mountForeground(c.Context(), &req)
 			}
@@ -121,6 +124,8 @@ mount), and the kernel's: noexec, ...`,
 	f.StringArrayVarP(&words, "options", "o", nil, "mount `OPTIONS`, separated by commas")
 	f.BoolVar(&req.Opt.MakeDir, "mkdir", false, "make DIR, and remove it again at unmount")
 	f.BoolVarP(&req.Opt.Quiet, "quiet", "q", false, "no progress, no remarks")
+	pull.add(c)
+	a.remoteFlags(c)
 	f.StringVar(&format, "format", "", "print the list as `FORMAT`: table, json (an object a line) or a Go template")
 	return c
 }
@@ -140,6 +145,7 @@ func forMounting(c *cobra.Command) (name string) {
 type mountOptions struct {
 	Platform                         string
 	Name                             string // of the image, if its argument does not say
+	Pull                             imgfs.PullPolicy
 	Verify, MakeDir, Quiet           bool
 	Writable, Discard, NoPassthrough bool
 	ReadOnly                         bool   // was asked for
@@ -215,6 +221,13 @@ func (o *mountOptions) set(word string, fromMount8 bool) error {
 		}
 	case key == "platform" && hasValue:
 		o.Platform = value
+	case key == "pull" && hasValue:
+		var pull pullFlag
+		if err := pull.Set(value); err != nil {
+			return usagef("-o %s: %w", word, err)
+		}
+		o.Pull = pull.policy()
+		shown = false
 	case key == "upper" && value == "":
 		return usagef("-o %s: want upper=NAME", word)
 	case key == "upper":
@@ -270,7 +283,7 @@ func splitOptions(list string) []string {
 func (o *mountOptions) options(a *app) imgfs.MountOptions {
 	return imgfs.MountOptions{
 		OpenOptions: imgfs.OpenOptions{
-			Platform: o.Platform, Verify: o.Verify,
+			Platform: o.Platform, Verify: o.Verify, Pull: o.Pull,
 			LoadOptions: imgfs.LoadOptions{Platform: o.Platform, Warn: a.warn},
 		},
 		MakeDir: o.MakeDir, Nonempty: o.Nonempty, AllowOther: o.AllowOther, Suid: o.Suid, Dev: o.Dev,
@@ -290,11 +303,9 @@ func (a *app) mountForeground(ctx context.Context, req *mountRequest) error {
 	}
 	opt := req.Opt.options(a)
 	opt.Logf = func(format string, args ...any) { a.warn(fmt.Sprintf(format, args...)) }
-	if term.IsTerminal(a.stderr) && !req.Opt.Quiet {
-		bars := term.NewBars(ctx, a.stderr)
-		opt.Progress = bars
-		defer bars.Wait()
-	}
+	progress, end := a.progress(ctx, req.Opt.Quiet)
+	defer end()
+	opt.Progress = progress
 	starting, stop := interruptible(ctx)
 	defer stop()
 	m, err := st.Mount(starting, req.Image, req.Dir, a.stdin, opt)
@@ -389,11 +400,12 @@ func dropLog(err error, log *os.File) error {
 // openFirst opens an image that is not of the store yet, before its server
 // does: standard input, since a server has none, and files, since bringing
 // them in may take a while, and here progress is seen and Ctrl-C heard. The
-// image must stay open until the server has it.
+// image must stay open until the server has it. For the same reasons an image
+// of a registry is pulled here.
 func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, error) {
 	src, path := image.SplitPath(req.Image, exists)
 	if src != "-" && !exists(src) {
-		return nil, nil
+		return nil, a.pullFirst(ctx, req)
 	}
 	if src == "-" {
 		if err := a.refuseTerminal("imgfs reads a piped image: IMAGE may be a file or a name, too"); err != nil {
@@ -406,11 +418,9 @@ func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, e
 	}
 	opt := req.Opt.options(a).OpenOptions
 	opt.Verify = opt.Verify || req.Opt.Writable
-	if term.IsTerminal(a.stderr) && !req.Opt.Quiet {
-		bars := term.NewBars(ctx, a.stderr)
-		defer bars.Wait()
-		opt.Progress = bars
-	}
+	progress, end := a.progress(ctx, req.Opt.Quiet)
+	defer end()
+	opt.Progress = progress
 	img, err := st.OpenImage(ctx, src, a.stdin, opt)
 	if err != nil {
 		return nil, err
@@ -422,6 +432,24 @@ func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, e
 		}
 	}
 	return img, nil
+}
+
+// pullFirst pulls the image of req if that is to be done. Its server asks no
+// network.
+func (a *app) pullFirst(ctx context.Context, req *mountRequest) error {
+	opt := req.Opt.options(a).OpenOptions
+	req.Opt.Pull = imgfs.PullNever
+	if opt.Pull == "" || opt.Pull == imgfs.PullNever || req.Image == "" {
+		return nil
+	}
+	st, err := a.store()
+	if err != nil {
+		return err
+	}
+	progress, end := a.progress(ctx, req.Opt.Quiet)
+	defer end()
+	opt.Progress = progress
+	return st.PullFor(ctx, req.Image, opt)
 }
 
 // mountError adds its cure to err if it says that the part of the image to be

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/internal/term"
 )
 
@@ -61,7 +62,7 @@ func (a *app) reportHelper(err error) {
 // parseHelper reads the arguments of mount(8). Its options may stand anywhere,
 // and those of one letter together. A nil request asks for help.
 func parseHelper(a *app, args []string) (req *mountRequest, fake bool, err error) {
-	req = &mountRequest{Opt: mountOptions{Quiet: true}}
+	req = &mountRequest{Opt: mountOptions{Quiet: true, Pull: imgfs.PullMissing}}
 	var names []string
 	for i := 0; i < len(args); i++ {
 		arg := args[i]

@@ -48,6 +48,7 @@ func newShell(a *app) *cobra.Command {
 		words    []string
 		rw       bool
 		platform string
+		pull     pullFlag
 	)
 	c := &cobra.Command{
 		Use:   "shell [flags] IMAGE [CMD [ARG]...]",
@@ -85,6 +86,9 @@ end.`,
 				return err
 			}
 			req.Opt.Platform = platform
+			if req.Opt.Pull == "" || c.Flags().Changed("pull") {
+				req.Opt.Pull = pull.policy()
+			}
 			req.Image, req.Cmd = args[0], args[1:]
 			return a.shell(c.Context(), &req)
 		},
@@ -100,6 +104,8 @@ end.`,
 	f.BoolVar(&req.Opt.Verify, "verify", false, "wait until an image file that is read in place is verified")
 	f.StringArrayVarP(&words, "options", "o", nil, "mount `OPTIONS`, separated by commas, as of mount")
 	f.BoolVarP(&req.Opt.Quiet, "quiet", "q", false, "no progress, no remarks")
+	pull.add(c)
+	a.remoteFlags(c)
 	return c
 }
 

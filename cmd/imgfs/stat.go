@@ -59,7 +59,7 @@ created_by, xattrs. In a template they are .Path .Type .Mode .Nlink .UID .GID
 	}
 	c.Flags().BoolVarP(&follow, "dereference", "L", false, "follow a symlink")
 	c.Flags().StringVar(&format, "format", "", "print as `FORMAT`: json or a Go template")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

@@ -44,7 +44,7 @@ func newTree(a *app) *cobra.Command {
 	c.Flags().IntVarP(&p.level, "level", "L", 0, "go down `N` directories (default: all)")
 	c.Flags().BoolVarP(&p.all, "all", "a", false, "show names that begin with a dot")
 	c.Flags().BoolVarP(&p.dirsOnly, "dirs-only", "d", false, "show directories only")
-	flags.add(c)
+	flags.add(a, c)
 	return c
 }
 

@@ -345,9 +345,10 @@ func (e *Entry) Select(want *ocispec.Platform) (*Image, error) {
 		}
 		all = append(all, i)
 		name := image.FormatPlatform(m.Platform)
-		if m.Missing == nil {
+		switch {
+		case m.Missing == nil:
 			usable = append(usable, i)
-		} else {
+		case !errors.Is(m.Missing, ErrUnread):
 			name += " (absent)"
 		}
 		listed = append(listed, name)

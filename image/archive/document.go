@@ -18,10 +18,12 @@ import (
 // what the limits bound.
 type loader struct {
 	files   files
-	read    int64                    // bytes of documents so far
-	visited int                      // manifests and indexes so far
-	layers  int                      // of all images so far
-	raw     map[digest.Digest][]byte // verified
+	read    int64                         // bytes of documents so far
+	visited int                           // manifests and indexes so far
+	remote  *Remote                       // has what files has not; may be nil
+	unread  func(ocispec.Descriptor) bool // of a remote: which manifests are left alone
+	layers  int                           // of all images so far
+	raw     map[digest.Digest][]byte      // verified
 
 	// What was parsed, so that naming a thing a thousand times costs one parse.
 	images  map[parsedKey]*Image
@@ -128,6 +130,9 @@ func (l *loader) document(d ocispec.Descriptor) ([]byte, error) {
 	}
 	if raw, ok := l.raw[d.Digest]; ok && int64(len(raw)) == d.Size {
 		return raw, nil
+	}
+	if l.remote != nil {
+		return l.remoteDocument(d)
 	}
 	m, err := l.blob(d)
 	if err != nil {

@@ -241,6 +241,10 @@ func (l *loader) image(d ocispec.Descriptor) (*Image, error) {
 		m.Missing = fmt.Errorf("%s: media type %.100q: %w: %w", d.Digest, d.MediaType, ErrArtifact, image.ErrMalformed)
 		return m, nil
 	}
+	if l.unread != nil && l.unread(d) {
+		m.Missing = ErrUnread
+		return m, nil
+	}
 	raw, err := l.document(d)
 	if errors.Is(err, ErrMissing) {
 		m.Missing = err
@@ -301,7 +305,7 @@ func (l *loader) ociContent(m *Image, manifest *ocispec.Manifest) error {
 		if m.Parsed != nil {
 			layer.DiffID = m.Parsed.RootFS.DiffIDs[i]
 		}
-		blob, err := l.blob(d)
+		err := l.layerBlob(layer)
 		switch {
 		case errors.Is(err, ErrMissing):
 			if m.Missing == nil {
@@ -309,10 +313,21 @@ func (l *loader) ociContent(m *Image, manifest *ocispec.Manifest) error {
 			}
 		case err != nil:
 			return fmt.Errorf("layer %d: %w", i, err)
-		default:
-			layer.Blob, layer.Path, layer.Offset = blob.section(), blob.path, blob.off
 		}
 	}
+	return nil
+}
+
+// layerBlob finds where the bytes of a layer lie.
+func (l *loader) layerBlob(layer *Layer) error {
+	if l.remote != nil {
+		return l.remoteLayer(layer.Desc)
+	}
+	blob, err := l.blob(layer.Desc)
+	if err != nil {
+		return err
+	}
+	layer.Blob, layer.Path, layer.Offset = blob.section(), blob.path, blob.off
 	return nil
 }
 
