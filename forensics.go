@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/imgfs/imgfs/cow"
@@ -204,7 +202,7 @@ func (o *stackOpener) tree(ctx context.Context, which string) error {
 		st.Tree = forensics.TreeOf(o.img.FS.Tree, index.RootID, all)
 		return nil
 	case strings.HasPrefix(which, "#"):
-		k, err := findLayer(all, which[1:])
+		k, err := st.FindLayer(which[1:])
 		if err != nil {
 			return err
 		}
@@ -215,39 +213,12 @@ func (o *stackOpener) tree(ctx context.Context, which string) error {
 		st.Layers, st.Tree = all[k:k+1], forensics.TreeOfLayer(t, all, k)
 		return nil
 	}
-	k, err := findLayer(all, strings.TrimPrefix(which, "upto="))
+	k, err := st.FindLayer(strings.TrimPrefix(which, "upto="))
 	if err != nil {
 		return err
 	}
 	st.Layers = all[:k+1]
 	return o.merge(ctx)
-}
-
-// findLayer returns the number of the layer that which names.
-func findLayer(layers []*forensics.Layer, which string) (int, error) {
-	if k, err := strconv.Atoi(which); err == nil && len(which) < 12 {
-		if k < 0 || k >= len(layers) {
-			return 0, fmt.Errorf("layer %s: %w: there are %d, from 0", which, fs.ErrNotExist, len(layers))
-		}
-		return k, nil
-	}
-	hex := strings.TrimPrefix(which, "sha256:")
-	at := -1
-	for k, l := range layers {
-		if len(hex) < 4 || !strings.HasPrefix(l.DiffID, "sha256:"+hex) && !strings.HasPrefix(l.Digest, "sha256:"+hex) {
-			continue
-		}
-		if at >= 0 && layers[at].DiffID != l.DiffID {
-			return 0, optionError{fmt.Errorf("layer %s: it is the beginning of several", which)}
-		}
-		if at < 0 {
-			at = k
-		}
-	}
-	if at < 0 {
-		return 0, fmt.Errorf("layer %s: %w", which, fs.ErrNotExist)
-	}
-	return at, nil
 }
 
 // merge makes a tree of the stack's layers, which goes with the stack.

@@ -4,6 +4,7 @@ package forensics
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"strings"
 	"syscall"
@@ -65,6 +66,9 @@ func resolve(ctx context.Context, t Tree, path string) (string, error) {
 	}
 	return strings.Join(at, "/"), nil
 }
+
+// isNotDir reports whether err is about a file on the way of a path.
+func isNotDir(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
 
 // bare returns what is below a PathError.
 func bare(err error) error {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -57,6 +58,34 @@ func (s *Stack) Part(ctx context.Context, path string) (*Stack, error) {
 		err = fmt.Errorf("%s: it has no parts", s.Name)
 	}
 	return part, err
+}
+
+// ErrNoLayer marks a layer that a stack does not have.
+var ErrNoLayer = fmt.Errorf("no such layer: %w", fs.ErrNotExist)
+
+// FindLayer returns the place in s.Layers of the layer that which names: its
+// number, its diffID or digest, or the first digits of one. The error is
+// ErrNoLayer where there is none, or not just one.
+func (s *Stack) FindLayer(which string) (int, error) {
+	at := -1
+	number, err := strconv.Atoi(which)
+	isNumber := err == nil && len(which) < 6
+	hex := strings.TrimPrefix(which, "sha256:")
+	for k, l := range s.Layers {
+		switch {
+		case isNumber && l.Index == number:
+			return k, nil
+		case isNumber, len(hex) < 4, !strings.HasPrefix(l.DiffID, "sha256:"+hex) && !strings.HasPrefix(l.Digest, "sha256:"+hex):
+		case at >= 0 && s.Layers[at].DiffID != l.DiffID:
+			return 0, fmt.Errorf("layer %s: %w: it is the beginning of several", which, ErrNoLayer)
+		case at < 0:
+			at = k
+		}
+	}
+	if at < 0 {
+		return 0, fmt.Errorf("layer %s: %w: there are %d, from 0", which, ErrNoLayer, len(s.Layers))
+	}
+	return at, nil
 }
 
 // A Tree is one file system that does not change. It is safe for concurrent

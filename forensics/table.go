@@ -53,15 +53,21 @@ func (t *tableTree[ID]) fill(e *Entry, path string, id ID) error {
 		e.Layer = t.layer
 	}
 	if typ := n.Type(); typ == index.ModeSymlink || typ == 0 {
-		target, err := t.t.Target(n)
-		if err != nil {
-			return err
-		}
-		if typ == 0 {
-			target, _, _ = bytes.Cut(target, []byte{0})
-		}
-		e.Target = string(target)
+		return t.target(e)
 	}
+	return nil
+}
+
+// target tells where the link e leads.
+func (t *tableTree[ID]) target(e *Entry) error {
+	target, err := t.t.Target(&e.node)
+	if err != nil {
+		return err
+	}
+	if e.node.Type() == 0 {
+		target, _, _ = bytes.Cut(target, []byte{0})
+	}
+	e.Target = string(target)
 	return nil
 }
 

@@ -39,6 +39,7 @@ var verbs = []func(*app) *cobra.Command{
 	newUpper, newDiff, newCommit, newExport, newReset,
 	newTag, newRmi, newPrune,
 	newLogin, newLogout, newSearch, newTags, newManifest,
+	newDeleted, newBlame, newVersions, newLayers, newWaste,
 	newVersion, newCompletion, newMan,
 }
 

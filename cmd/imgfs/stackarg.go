@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/imgfs/imgfs/forensics"
+)
+
+// withStack opens what arg says is to be examined, calls do with it and closes
+// it. See imgfs.Store.OpenStack.
+func (a *app) withStack(ctx context.Context, arg string, f *imageFlags, do func(*forensics.Stack) error) error {
+	if err := checkPlatform(f.platform); err != nil {
+		return err
+	}
+	st, err := a.store()
+	if err != nil {
+		return err
+	}
+	s, err := st.OpenStack(ctx, arg, f.options(a))
+	if err != nil {
+		return notImage(err)
+	}
+	return errors.Join(do(s), s.Close())
+}
