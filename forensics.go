@@ -150,7 +150,7 @@ func (o *stackOpener) layers() error {
 		}
 		st.Config, st.Manifest = m.Config.Raw, m.Manifest.Raw
 		for _, p := range i.places {
-			o.add(placeSource{p}, p.Layer())
+			o.add(placeSource{p}, p.Layer()).Key = p.Key()
 		}
 	} else {
 		rec, ok, err := o.s.ls.Image(i.Digest)
@@ -167,7 +167,7 @@ func (o *stackOpener) layers() error {
 			return err
 		}
 		for _, l := range rec.Layers {
-			o.add(storeSource{o.s, l}, l)
+			o.add(storeSource{o.s, l}, l).Key = string(l.DiffID)
 		}
 	}
 	c, err := image.ParseConfig(st.Config)

@@ -183,6 +183,7 @@ type Layer struct {
 	Created   time.Time // of the step; zero if not known
 	Size      int64     // bytes as shipped
 	TarSize   int64     // bytes, uncompressed; 0 if not known
+	Key       string    // layers of one key have the same bytes, verified; "" is like no other
 
 	src LayerSource
 

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forensics
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/rogpeppe/go-internal/diff"
+)
+
+// MaxText is how large a file may be to be compared line by line, in bytes.
+const MaxText = 4 << 20
+
+// Unified returns what differs in the content of a regular file as a unified
+// diff, the old one under a/ and the new one under b/: patch -p1 reads it.
+// What is not text, or longer than MaxText, is told in a line. It is empty
+// where neither side is a regular file.
+func Unified(ctx context.Context, a, b *Stack, d *Difference) ([]byte, error) {
+	isFile := func(e *Entry) bool { return e != nil && e.IsRegular() }
+	if !isFile(d.A) && !isFile(d.B) || d.Change == Changed && d.What&(DiffContent|DiffType) == 0 {
+		return nil, nil
+	}
+	oldName, newName := "a/"+d.Path, "b/"+d.Path
+	var texts [2][]byte
+	for i, side := range []struct {
+		s *Stack
+		e *Entry
+		n *string
+	}{{a, d.A, &oldName}, {b, d.B, &newName}} {
+		if !isFile(side.e) {
+			*side.n = "/dev/null"
+			continue
+		}
+		if side.e.Size > MaxText {
+			return fmt.Appendf(nil, "Files a/%s and b/%s differ: one has over %d bytes\n", d.Path, d.Path, MaxText), nil
+		}
+		text, err := readAll(ctx, side.s.Tree, side.e)
+		if err != nil {
+			return nil, fmt.Errorf("%s: /%s: %w", side.s.Name, side.e.Path, err)
+		}
+		if bytes.IndexByte(text, 0) >= 0 {
+			return fmt.Appendf(nil, "Binary files %s and %s differ\n", oldName, newName), nil
+		}
+		texts[i] = text
+	}
+	out := diff.Diff(oldName, texts[0], newName, texts[1])
+	if _, rest, ok := bytes.Cut(out, []byte("\n")); ok { // its own "diff old new"
+		return rest, nil
+	}
+	return nil, nil
+}
+
+// readAll returns the content of a file of bounded size.
+func readAll(ctx context.Context, t Tree, e *Entry) ([]byte, error) {
+	r, err := t.Open(e)
+	if err != nil {
+		return nil, err
+	}
+	if c, ok := r.(io.Closer); ok {
+		defer c.Close() // it was only read
+	}
+	return io.ReadAll(&contextReader{ctx, Content(r, e)})
+}
