@@ -355,25 +355,36 @@ func nameMounts(ctx context.Context, err error) error {
 	if len(list) == 0 {
 		return err
 	}
-	found, regErr := registered(ctx)
-	if regErr != nil {
-		return err // then they are processes
-	}
-	dirs := make(map[string]string)
-	for _, r := range found {
-		if r.State != control.Dead {
-			dirs[fmt.Sprint(processUse, cmp.Or(r.Server, r.PID))] = r.Dir
-		}
-	}
+	mounts := mountNames(ctx)
 	for _, e := range list {
 		for i, by := range e.By {
-			if dir := dirs[by]; dir != "" {
-				e.By[i], e.Dir = "mount "+dir, dir
+			if name := mounts[by]; name != "" {
+				e.By[i] = name
+				e.Dir = strings.TrimPrefix(name, mountUse)
 			}
 		}
 		slices.Sort(e.By)
 	}
 	return err
+}
+
+// mountUse begins the text of a use by a mount.
+const mountUse = "mount "
+
+// mountNames returns what to call the processes that are mounts, by the text of
+// their use. If that cannot be told, they are processes.
+func mountNames(ctx context.Context) map[string]string {
+	found, err := registered(ctx)
+	if err != nil {
+		return nil
+	}
+	names := make(map[string]string)
+	for _, r := range found {
+		if r.State != control.Dead {
+			names[fmt.Sprint(processUse, cmp.Or(r.Server, r.PID))] = mountUse + r.Dir
+		}
+	}
+	return names
 }
 
 func collectInUse(err error, list *[]*InUseError) {

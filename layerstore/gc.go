@@ -349,9 +349,8 @@ func (s *Store) collectTmp(ctx context.Context) (freed Freed, err error) {
 	return freed, errors.Join(err, partialErr, ctx.Err())
 }
 
-// remove removes a file or a directory with all in it.
-func (f *Freed) remove(path string) {
-	var all Freed
+// treeSize returns what removing a file, or a directory with all in it, frees.
+func treeSize(path string) (all Freed) {
 	filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return nil
@@ -361,6 +360,12 @@ func (f *Freed) remove(path string) {
 		}
 		return nil
 	})
+	return all
+}
+
+// remove removes a file or a directory with all in it.
+func (f *Freed) remove(path string) {
+	all := treeSize(path)
 	if os.RemoveAll(path) == nil {
 		f.Files += all.Files
 		f.Bytes += all.Bytes
