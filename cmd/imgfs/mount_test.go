@@ -61,6 +61,7 @@ func newBench(t *testing.T) *bench {
 	}
 	b := &bench{t: t, dir: dir, root: filepath.Join(dir, "store"), bin: filepath.Join(dir, "imgfs")}
 	b.env = append(os.Environ(), "IMGFS_ROOT="+b.root, "IMGFS_RUNTIME_DIR="+run, "SHELL=/bin/sh",
+		"IMGFS_PULL=never", "DOCKER_CONFIG="+filepath.Join(dir, ".docker"), "XDG_CONFIG_HOME="+filepath.Join(dir, ".config"),
 		"GORACE=atexit_sleep_ms=0") // the program's own races are told at once
 	if err := os.Symlink(exe, b.bin); err != nil {
 		t.Fatal(err)

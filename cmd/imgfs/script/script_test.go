@@ -21,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/imgfs/imgfs/internal/fusetest"
+	"github.com/imgfs/imgfs/internal/regtest"
 	"github.com/imgfs/imgfs/internal/tartest"
 )
 
@@ -31,6 +32,7 @@ import (
 //	                                package tartest; "-" is no name
 //	rootfs FILE LAYER               a plain tar
 //	rc CODE PROGRAM ARGS…           runs it, and checks its exit code
+//	registry VAR                    a docker-registry; its host goes to $VAR
 //
 // and the conditions [root] and [fuse]. With IMGFS_UPDATE_SCRIPTS=1 the outputs in them
 // are written anew.
@@ -44,6 +46,9 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", filepath.Dir(bin)+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("IMGFS_ROOT", filepath.Join(env.WorkDir, ".store"))
 			env.Setenv("IMGFS_RUNTIME_DIR", filepath.Join(env.WorkDir, ".run"))
+			env.Setenv("IMGFS_PULL", "never") // no script asks a registry that is not its own
+			env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
+			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, ".config"))
 			env.Defer(func() { // what a script that failed left
 				c := exec.Command(bin, "umount", "--all", "--force")
 				c.Env = append(os.Environ(), env.Vars...)
@@ -81,6 +86,12 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("usage: rootfs FILE LAYER")
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), tartest.Tar(scriptTB{t, ts}, ts.ReadFile(args[1])), 0o644))
+			},
+			"registry": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) != 1 {
+					ts.Fatalf("usage: registry VAR")
+				}
+				ts.Setenv(args[0], regtest.Start(scriptTB{t, ts}, regtest.Options{}).Host)
 			},
 			"rc": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])
