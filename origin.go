@@ -24,6 +24,11 @@ type origin struct {
 	entries []archive.Entry
 	blobs   archive.Blobs
 	closers []io.Closer
+
+	// Of a registry: how a layer is fetched from byte off on, and that of an
+	// index one image was asked for.
+	fetch func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error)
+	one   bool
 }
 
 // Close ends reading.
@@ -42,33 +47,40 @@ func (o *origin) Close() error {
 func (s *Store) fromStore(args []string, platform string) (*origin, error) {
 	o := &origin{blobs: storeBlobs{s.ls}}
 	for _, arg := range args {
-		if err := o.add(s, arg, platform); err != nil {
+		refs, err := s.refsOf(arg)
+		if err == nil && len(refs) == 0 {
+			refs, err = s.refOf(arg, platform)
+		}
+		for i := range refs {
+			if err == nil {
+				err = o.addRef(s, &refs[i], platform)
+			}
+		}
+		if err != nil {
 			return nil, errors.Join(about(arg, err), o.Close())
 		}
 	}
 	return o, nil
 }
 
-func (o *origin) add(s *Store, arg, platform string) error {
-	refs, err := s.savedRefs(arg, platform)
+// oneFromStore returns the image that arg means; a repository without a tag
+// is its latest.
+func (s *Store) oneFromStore(arg, platform string) (*origin, error) {
+	refs, err := s.refOf(arg, platform)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for i := range refs {
-		if err := o.addRef(s, &refs[i], platform); err != nil {
-			return err
-		}
+	o := &origin{blobs: storeBlobs{s.ls}}
+	if err := o.addRef(s, &refs[0], platform); err != nil {
+		return nil, errors.Join(err, o.Close())
 	}
-	return nil
+	return o, nil
 }
 
-// savedRefs returns the names that arg means, or the image of an id as a Ref
+// refOf returns the name that arg means, or the image of an id as a Ref
 // without a name.
-func (s *Store) savedRefs(arg, platform string) ([]layerstore.Ref, error) {
+func (s *Store) refOf(arg, platform string) ([]layerstore.Ref, error) {
 	if !isID(arg) {
-		if refs, err := s.refsOf(arg); err != nil || len(refs) > 0 {
-			return refs, err
-		}
 		ref, _, err := s.findRef(arg)
 		if err != nil {
 			return nil, err
@@ -87,7 +99,7 @@ func (s *Store) savedRefs(arg, platform string) ([]layerstore.Ref, error) {
 // refsOf returns all names of a repository if arg is one, without a tag.
 func (s *Store) refsOf(arg string) ([]layerstore.Ref, error) {
 	r, err := image.ParseReference(arg)
-	if err != nil || r.Digest() != "" || strings.HasSuffix(arg, ":"+r.Tag()) {
+	if err != nil || isID(arg) || r.Digest() != "" || strings.HasSuffix(arg, ":"+r.Tag()) {
 		return nil, nil
 	}
 	refs, err := s.ls.Refs()
@@ -263,6 +275,12 @@ func (b storeBlobs) Blob(_ context.Context, d ocispec.Descriptor) (io.ReadCloser
 	}
 	return f, nil
 }
+
+func (b storeBlobs) document(d digest.Digest) ([]byte, error) {
+	return b.ls.ReadBlob(d, image.MaxDocument)
+}
+
+func (b storeBlobs) has(d digest.Digest) bool { return b.ls.HasBlob(d) }
 
 // told are blobs whose reading is shown by bars.
 type told struct {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/archive"
 	"github.com/imgfs/imgfs/layerstore"
 )
 
@@ -71,7 +72,7 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (Pushed,
 	if err != nil {
 		return Pushed{}, err
 	}
-	p := &pusher{s: s, r: r, ref: ref, opt: opt, blobs: make(map[digest.Digest]*pushedBlob)}
+	p := &pusher{s: s, src: storeBlobs{s.ls}, r: r, ref: ref, opt: opt, blobs: make(map[digest.Digest]*pushedBlob)}
 	defer p.release()
 	done, err := p.push(ctx, have)
 	if err != nil && ctx.Err() == nil {
@@ -80,9 +81,19 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (Pushed,
 	return done, err
 }
 
+// A pushSource is where what is pushed is read.
+type pushSource interface {
+	archive.Blobs
+	// document returns a manifest, an index or a config; ErrNoBlob where there
+	// is none.
+	document(d digest.Digest) ([]byte, error)
+	has(d digest.Digest) bool
+}
+
 // A pusher sends what one name stands for.
 type pusher struct {
 	s      *Store
+	src    pushSource
 	r      remote
 	ref    image.Reference
 	opt    PushOptions
@@ -173,7 +184,7 @@ const maxPushDepth = 8
 // document pushes a manifest or an index with all below it, and then itself:
 // under the name if top, else under its digest alone.
 func (p *pusher) document(ctx context.Context, d ocispec.Descriptor, top bool, depth int) (Pushed, error) {
-	raw, err := p.s.ls.ReadBlob(d.Digest, image.MaxDocument)
+	raw, err := p.src.document(d.Digest)
 	if errors.Is(err, layerstore.ErrNoBlob) && !top {
 		return Pushed{}, p.absent(d)
 	}
@@ -236,7 +247,7 @@ func (p *pusher) content(ctx context.Context, m *ocispec.Manifest) error {
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(pushAtOnce)
 	for i, l := range m.Layers {
-		if image.IsForeignType(l.MediaType) && !p.s.ls.HasBlob(l.Digest) {
+		if image.IsForeignType(l.MediaType) && !p.src.has(l.Digest) {
 			continue // its maker forbids to pass it on
 		}
 		group.Go(func() error {
@@ -285,7 +296,7 @@ func (p *pusher) send(ctx context.Context, d ocispec.Descriptor, isLayer bool) e
 		}
 	}
 	sent, err := p.r.PushBlob(ctx, p.ref, d, from, func() (io.ReadCloser, error) {
-		f, _, err := p.s.ls.OpenBlob(d.Digest)
+		f, err := p.src.Blob(ctx, d)
 		if err != nil {
 			return nil, err
 		}

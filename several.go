@@ -40,14 +40,19 @@ func oneOf(src *archive.Source) (*archive.Entry, error) {
 	if len(entries) == 1 {
 		return &entries[0], nil
 	}
-	several := &SeveralError{Images: len(entries)}
+	return nil, several(entries)
+}
+
+// several is the error about images of which one was asked for.
+func several(entries []archive.Entry) error {
+	err := &SeveralError{Images: len(entries)}
 	for i := range entries {
 		for _, n := range entries[i].Names {
 			_, name := storedName(n)
-			several.Names = append(several.Names, name)
+			err.Names = append(err.Names, name)
 		}
 	}
-	return nil, several
+	return err
 }
 
 // oneLoaded returns the only image that was loaded, perhaps by several names.

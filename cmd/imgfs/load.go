@@ -60,23 +60,28 @@ ID: sha256:…".`,
 			if err != nil {
 				return notImage(err)
 			}
-			for _, l := range loaded {
-				if l.Name != "" {
-					_, err = fmt.Fprintf(a.stdout, "Loaded image: %s\n", term.Escape(l.Name))
-				} else {
-					_, err = fmt.Fprintf(a.stdout, "Loaded image ID: %s\n", l.ID)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
+			return a.printLoaded("Loaded", loaded)
 		},
 	}
 	c.Flags().StringVarP(&input, "input", "i", "", "read the archive from `FILE`, not from standard input")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	c.Flags().StringVar(&platform, "platform", "", "load only `OS/ARCH[/VARIANT]` of an index of several")
 	return c
+}
+
+// printLoaded prints a line for each image that was loaded, or copied.
+func (a *app) printLoaded(done string, loaded []imgfs.Loaded) (err error) {
+	for _, l := range loaded {
+		if l.Name != "" {
+			_, err = fmt.Fprintf(a.stdout, "%s image: %s\n", done, term.Escape(l.Name))
+		} else {
+			_, err = fmt.Fprintf(a.stdout, "%s image ID: %s\n", done, l.ID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // working runs do with progress bars if stderr is a terminal and quiet is

@@ -33,7 +33,7 @@ import (
 // The verbs, in the order that help lists them. A verb's file holds its
 // constructor and nothing of another verb.
 var verbs = []func(*app) *cobra.Command{
-	newPull, newPush, newLoad, newSave, newImport, newImages, newImage, newInspect, newHistory,
+	newPull, newPush, newLoad, newSave, newCopy, newImport, newImages, newImage, newInspect, newHistory,
 	newLs, newCat, newStat, newTree, newCp,
 	newMount, newUmount, newMounts, newShell,
 	newUpper, newDiff, newCommit, newExport, newReset,
