@@ -54,10 +54,17 @@ type remote interface {
 	Resolve(ctx context.Context, ref image.Reference) (ocispec.Descriptor, []byte, error)
 	Document(ctx context.Context, ref image.Reference, d ocispec.Descriptor) ([]byte, error)
 	Blob(ctx context.Context, ref image.Reference, d ocispec.Descriptor, off int64) (io.ReadCloser, error)
+	Distrust(ref image.Reference, d ocispec.Descriptor) bool
 	HasBlob(ctx context.Context, ref image.Reference, d ocispec.Descriptor) (bool, error)
 	PushBlob(ctx context.Context, ref image.Reference, d ocispec.Descriptor, from *image.Reference, open func() (io.ReadCloser, error)) (sent bool, err error)
 	PushManifest(ctx context.Context, ref image.Reference, d ocispec.Descriptor, raw []byte) error
 	Tags(ctx context.Context, ref image.Reference) iter.Seq2[string, error]
+}
+
+// A repository is one of a registry, as ref names it.
+type repository struct {
+	remote
+	ref image.Reference
 }
 
 // registry returns what reaches the registries.
@@ -108,7 +115,12 @@ func (s *Store) pull(ctx context.Context, r remote, ref image.Reference, opt Pul
 	}
 	docs := archive.Remote{
 		Document: func(d ocispec.Descriptor) ([]byte, error) { return r.Document(ctx, ref, d) },
-		Has:      func(d ocispec.Descriptor) (bool, error) { return r.HasBlob(ctx, ref, d) },
+		Has: func(d ocispec.Descriptor) (bool, error) {
+			if len(d.URLs) > 0 {
+				return true, nil // its maker has it
+			}
+			return r.HasBlob(ctx, ref, d)
+		},
 	}
 	entry, err := docs.Entry(target, raw, platform, opt.AllPlatforms)
 	if err != nil {
@@ -165,10 +177,7 @@ func (s *Store) pullEntry(ctx context.Context, r remote, ref image.Reference, e 
 		return "", err
 	}
 	defer stage.Discard()
-	l := &loader{s: s, stage: stage, opt: opt.LoadOptions, platform: platform, one: !opt.AllPlatforms}
-	l.fetch = func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error) {
-		return r.Blob(ctx, ref, d, off)
-	}
+	l := &loader{s: s, stage: stage, opt: opt.LoadOptions, platform: platform, one: !opt.AllPlatforms, from: &repository{r, ref}}
 	loaded, err := l.load(ctx, []archive.Entry{*e})
 	if err != nil {
 		return "", err
@@ -227,9 +236,10 @@ func (l *loader) fetchLayer(ctx context.Context, i int, a *archive.Layer) (layer
 	got, err := l.stage.FetchLayer(ctx, want, layerstore.Fetch{
 		Open: func(ctx context.Context, off int64) (io.ReadCloser, error) {
 			bar.show()
-			return l.fetch(ctx, a.Desc, off)
+			return l.from.Blob(ctx, l.from.ref, a.Desc, off)
 		},
-		Told: bar,
+		Wrong: func() bool { return l.from.Distrust(l.from.ref, a.Desc) },
+		Told:  bar,
 	}, index.Limits{})
 	if err != nil {
 		return got.Layer, err

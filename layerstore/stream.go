@@ -20,6 +20,10 @@ type Fetch struct {
 	// Open returns the blob's bytes from byte off on. They need not be right.
 	Open func(ctx context.Context, off int64) (io.ReadCloser, error)
 
+	// Wrong is told that the bytes were not the blob's. It reports whether they
+	// can be had from elsewhere by a new Open. May be nil.
+	Wrong func() bool
+
 	// Told is told of the bytes, as they go through the pass. May be nil.
 	Told io.Writer
 }
@@ -62,18 +66,21 @@ func (g *Stage) FetchLayer(ctx context.Context, want Layer, from Fetch, limits i
 			return Fetched{Layer: want}, err
 		}
 	}
-	resumed := p.size > 0
-	got, err := g.follow(ctx, p, want, from, limits)
-	if resumed && isContent(err) { // of bytes that were on the disk before: once more, from the first
+	for {
+		resumed := p.size > 0 // bytes that lay on the disk may have been wrong
+		got, err := g.follow(ctx, p, want, from, limits)
+		if !isContent(err) {
+			return got, err
+		}
+		wrong := from.Wrong != nil && from.Wrong()
+		if !resumed && !wrong {
+			p.remove()
+			return got, err
+		}
 		if err := p.empty(); err != nil {
 			return got, err
 		}
-		got, err = g.follow(ctx, p, want, from, limits)
 	}
-	if isContent(err) {
-		p.remove()
-	}
-	return got, err
 }
 
 // isContent reports whether err is about the bytes of a layer.

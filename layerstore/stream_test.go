@@ -220,6 +220,24 @@ func TestFetchedWrong(t *testing.T) {
 			}
 		})
 	}
+	t.Run("by one of two servers", func(t *testing.T) {
+		s, f := testStore(t), newFaraway(t)
+		from, right := f.fetch(), f.raw
+		f.raw = flip(right, len(right)/2)
+		from.Wrong = func() bool {
+			f.raw = right
+			return true
+		}
+		g := testStage(t, s)
+		got, err := g.FetchLayer(context.Background(), f.want, from, index.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := publish(g, "x", got.Layer); err != nil {
+			t.Fatal(err)
+		}
+		mustHold(t, s, f)
+	})
 	t.Run("too short", func(t *testing.T) {
 		s, f := testStore(t), newFaraway(t)
 		f.raw = f.raw[:len(f.raw)-3]
