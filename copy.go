@@ -232,12 +232,17 @@ func (o *origin) load(ctx context.Context, s *Store, opt CopyOptions) (err error
 }
 
 func (o *origin) loadOnce(ctx context.Context, s *Store, opt CopyOptions) error {
+	load := LoadOptions{Progress: opt.Progress, Warn: opt.Warn}
+	if b, ok := o.blobs.(remoteBlobs); ok {
+		_, err := s.pullEntry(ctx, b.r, b.ref, &o.entries[0], nil, PullOptions{LoadOptions: load, AllPlatforms: !o.one})
+		return err
+	}
 	stage, err := s.ls.NewStage()
 	if err != nil {
 		return err
 	}
 	defer stage.Discard()
-	l := &loader{s: s, stage: stage, opt: LoadOptions{Progress: opt.Progress, Warn: opt.Warn}, one: o.one, fetch: o.fetch}
+	l := &loader{s: s, stage: stage, opt: load}
 	_, err = l.load(ctx, o.entries)
 	return err
 }

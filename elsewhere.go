@@ -200,9 +200,6 @@ func (s *Store) fromRegistry(ctx context.Context, name string, opt CopyOptions) 
 	}
 	e.Names = []string{ref.String()}
 	o := &origin{entries: []archive.Entry{*e}, one: !opt.AllPlatforms, blobs: remoteBlobs{r, ref}}
-	o.fetch = func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error) {
-		return r.Blob(ctx, ref, d, off)
-	}
 	return o, o.narrow(opt.Platform)
 }
 

@@ -226,7 +226,8 @@ type loader struct {
 	platform *image.Platform // the one asked for; nil: nobody asked
 	one      bool            // of an index only the image that stands for it
 
-	from *repository // where layers come from; nil: they lie in files
+	// fetch opens a layer of a registry from byte off on; nil: layers lie in files.
+	fetch func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error)
 
 	images map[digest.Digest]layerstore.Image // by manifest
 
@@ -447,7 +448,7 @@ func (l *loader) layer(ctx context.Context, i int, a *archive.Layer) (layerstore
 }
 
 func (l *loader) readLayer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
-	if l.from != nil {
+	if l.fetch != nil {
 		return l.fetchLayer(ctx, i, a)
 	}
 	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}

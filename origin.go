@@ -24,11 +24,7 @@ type origin struct {
 	entries []archive.Entry
 	blobs   archive.Blobs
 	closers []io.Closer
-
-	// Of a registry: how a layer is fetched from byte off on, and that of an
-	// index one image was asked for.
-	fetch func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error)
-	one   bool
+	one     bool // of a registry's index, one image was asked for
 }
 
 // Close ends reading.
