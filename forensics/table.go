@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/imgfs/imgfs/index"
@@ -25,18 +26,20 @@ type tableTree[ID ~uint32] struct {
 	root   ID
 	layers []*Layer
 	layer  int // of a table of one layer: which one; -1: the nodes tell
+
+	near []atomic.Int64 // per layer: where the last hash was
 }
 
 // TreeOf returns the tree of the merged table t below the directory root.
 // layers are those it was merged from.
 func TreeOf(t *index.Tree, root index.NodeID, layers []*Layer) Tree {
-	return &tableTree[index.NodeID]{t: t, root: root, layers: layers, layer: -1}
+	return &tableTree[index.NodeID]{t: t, root: root, layers: layers, layer: -1, near: make([]atomic.Int64, len(layers))}
 }
 
 // TreeOfLayer returns what layer k brings, applied alone to an empty
 // directory.
 func TreeOfLayer(t *index.Layer, layers []*Layer, k int) Tree {
-	return &tableTree[index.EntryID]{t: t, root: index.RootID, layers: layers, layer: k}
+	return &tableTree[index.EntryID]{t: t, root: index.RootID, layers: layers, layer: k, near: make([]atomic.Int64, len(layers))}
 }
 
 // fill makes e the entry at path of inode id.
@@ -239,7 +242,13 @@ func (t *tableTree[ID]) Hash(ctx context.Context, e *Entry) (sum [sha256.Size]by
 	}
 	var ok bool
 	err = index.Guard(func() error {
-		sum, ok, err = h.Of(e.Header)
+		at := 0
+		if e.Layer < len(t.near) {
+			at = int(t.near[e.Layer].Load()) + 1
+		}
+		if sum, at, ok, err = h.OfNear(e.Header, at); e.Layer < len(t.near) {
+			t.near[e.Layer].Store(int64(at))
+		}
 		return err
 	})
 	if err != nil || ok {
