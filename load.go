@@ -226,8 +226,7 @@ type loader struct {
 	platform *image.Platform // the one asked for; nil: nobody asked
 	one      bool            // of an index only the image that stands for it
 
-	// fetch opens a layer of a registry from byte off on; nil: layers lie in files.
-	fetch func(ctx context.Context, d ocispec.Descriptor, off int64) (io.ReadCloser, error)
+	from *repository // where layers come from; nil: they lie in files
 
 	images map[digest.Digest]layerstore.Image // by manifest
 
@@ -448,7 +447,7 @@ func (l *loader) layer(ctx context.Context, i int, a *archive.Layer) (layerstore
 }
 
 func (l *loader) readLayer(ctx context.Context, i int, a *archive.Layer) (layerstore.Layer, error) {
-	if l.fetch != nil {
+	if l.from != nil {
 		return l.fetchLayer(ctx, i, a)
 	}
 	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}

@@ -116,6 +116,10 @@ func createBeside(path string) (*os.File, error) {
 	for {
 		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%08x", filepath.Base(path), rand.Uint32()))
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		var e *fs.PathError
+		if errors.As(err, &e) {
+			e.Path = path // not our name for it
+		}
 		if !errors.Is(err, fs.ErrExist) {
 			return f, err
 		}

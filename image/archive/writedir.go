@@ -66,7 +66,12 @@ func WriteDir(ctx context.Context, dir string, entries []Entry, blobs Blobs) err
 func mkdirBeside(dir string) (string, error) {
 	for {
 		tmp := filepath.Join(filepath.Dir(dir), fmt.Sprintf(".%s.%08x", filepath.Base(dir), rand.Uint32()))
-		if err := os.Mkdir(tmp, 0o755); !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(tmp, 0o755)
+		var e *fs.PathError
+		if errors.As(err, &e) {
+			e.Path = dir // not our name for it
+		}
+		if !errors.Is(err, fs.ErrExist) {
 			return tmp, err
 		}
 	}
