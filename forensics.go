@@ -189,6 +189,7 @@ func (o *stackOpener) add(src forensics.LayerSource, l layerstore.Layer) *forens
 	f := forensics.NewLayer(len(o.stack.Layers), src)
 	f.DiffID, f.Digest, f.MediaType = string(l.DiffID), string(l.Digest), l.MediaType
 	f.Size, f.TarSize, f.CreatedBy = l.Size, l.TarSize, l.CreatedBy
+	f.Oddities = blobOddities(l)
 	o.stack.Layers = append(o.stack.Layers, f)
 	return f
 }

@@ -14,10 +14,10 @@ import (
 // A Finding is something that lint tells of.
 type Finding struct {
 	Rule   *Rule
-	Level  Level // that of the rule, unless it is a worse or a lesser case
-	Path   string
-	Layer  int   // that it is in; -1: in what the layers make
-	Offset int64 // of the header in the uncompressed tar; -1: there is none
+	Level  Level  // that of the rule, unless it is a worse or a lesser case
+	Path   string // absolute; of what a scan met the name as it is in the tar
+	Layer  int    // that it is in; -1: in what the layers make
+	Offset int64  // of the header in the uncompressed tar; -1: there is none
 	What   string
 }
 
@@ -75,6 +75,11 @@ func (l *linter) tellAs(level Level, id, path string, layer int, off int64, what
 func (l *linter) scanned() error {
 	seen := make(map[string]int)
 	for i, layer := range l.s.Layers {
+		for _, o := range layer.Oddities {
+			if err := l.tell(o.Rule, "", layer.Index, -1, o.What); err != nil {
+				return err
+			}
+		}
 		m := l.tables[i].Meta()
 		for _, o := range m.Oddities {
 			if err := l.tell(o.Rule, o.Name, layer.Index, o.Off, o.What); err != nil {
@@ -104,7 +109,7 @@ func (l *linter) walkLayers() error {
 	if err := l.findTwins(); err != nil {
 		return err
 	}
-	return EachVersion(l.ctx, l.tables, cleanPath(l.s.Path), Versions{
+	return EachVersion(l.ctx, l.tables, l.s.Path, Versions{
 		Version: func(v *Version) error {
 			n := &v.Node
 			e := lintEntry{path: v.Path, layer: l.number(v.Layer), off: n.Header, mode: n.Mode, uid: n.UID, rdev: n.Rdev,
@@ -139,11 +144,11 @@ func (l *linter) mark(m *Mark) error {
 	switch {
 	case l.number(0) > 0: // a layer without those below it
 	case m.Layer == 0:
-		return l.tell("W19", m.Path, k, -1, "a mark in the base hides nothing")
+		return l.tell("W19", "/"+m.Path, k, -1, "a mark in the base hides nothing")
 	case m.Vain && !m.Opaque:
-		return l.tell("W14", m.Path, k, -1, "a whiteout of what is not there")
+		return l.tell("W14", "/"+m.Path, k, -1, "a whiteout of what is not there")
 	case m.Opaque && m.Path == "":
-		return l.tell("W5", "", k, -1, "an opaque marker at the root")
+		return l.tell("W5", "/", k, -1, "an opaque marker at the root")
 	}
 	return nil
 }
@@ -163,11 +168,11 @@ func (l *linter) stacked(v *Version) error {
 		link := old.Node.Type() == index.ModeSymlink && old.End == Replaced
 		switch {
 		case link && v.Node.Flags&index.FlagImplied != 0:
-			err = l.tell("L2", v.Path, k, v.Node.Header, "a symlink of a lower layer becomes a directory")
+			err = l.tell("L2", "/"+v.Path, k, v.Node.Header, "a symlink of a lower layer becomes a directory")
 		case link:
-			err = l.tell("L1", v.Path, k, v.Node.Header, "a directory in place of a symlink of a lower layer")
+			err = l.tell("L1", "/"+v.Path, k, v.Node.Header, "a directory in place of a symlink of a lower layer")
 		case old.Node.IsDir() && old.End == WhitedOut && v.Node.Flags&index.FlagReplaces != 0:
-			err = l.tell("W11", v.Path, k, v.Node.Header, "a directory that its own layer whites out and brings again")
+			err = l.tell("W11", "/"+v.Path, k, v.Node.Header, "a directory that its own layer whites out and brings again")
 		}
 		if err != nil {
 			return err
@@ -198,7 +203,7 @@ func (l *linter) walkTree() error {
 
 // findTwins notes the paths that show and have upper case.
 func (l *linter) findTwins() error {
-	return EachVersion(l.ctx, l.tables, cleanPath(l.s.Path), Versions{Version: func(v *Version) error {
+	return EachVersion(l.ctx, l.tables, l.s.Path, Versions{Version: func(v *Version) error {
 		if v.State == Live {
 			l.addTwin(v.Path)
 		}
@@ -257,7 +262,7 @@ func (e *lintEntry) name() string { return e.path[strings.LastIndexByte(e.path, 
 func (l *linter) entry(e *lintEntry) error {
 	for _, judge := range []func(*lintEntry, func(Level, string, string) error) error{l.names, l.modes, l.times, l.extended} {
 		err := judge(e, func(level Level, id, what string) error {
-			return l.tellAs(level, id, e.path, e.layer, e.off, what)
+			return l.tellAs(level, id, "/"+e.path, e.layer, e.off, what)
 		})
 		if err != nil {
 			return err
@@ -289,7 +294,7 @@ func (l *linter) names(e *lintEntry, tell func(Level, string, string) error) err
 		return nil
 	}
 	if other := l.twin(e.path); other != "" {
-		return tell(Warning, "N1", "differs from "+other+" in case alone")
+		return tell(Warning, "N1", "differs from /"+other+" in case alone")
 	}
 	return nil
 }

@@ -76,25 +76,25 @@ func TestLint(t *testing.T) {
 		{"H2", "a | b=>a", "warning H2 1:b"},
 		{"H10", "d/ d/../a", "warning H10 0:d/../a"},
 		{"G1", ".go-fuse-epoll-hack", "info G1 0:.go-fuse-epoll-hack"},
-		{"L1", "d/ l->d | l/", "info L1 1:l"},
-		{"L2", "d/ l->d | l/a", "error L2 1:l, info M1 1:l"},
-		{"M1", "d/a", "info M1 0:d"},
+		{"L1", "d/ l->d | l/", "info L1 1:/l"},
+		{"L2", "d/ l->d | l/a", "error L2 1:/l, info M1 1:/l"},
+		{"M1", "d/a", "info M1 0:/d"},
 		{"M1 not where a layer below has it", "d/ | d/a", ""},
-		{"M5", "a:4755 b:2755 c:6755 d:0666 e/:0777 f/:1777 g:4757", "info M5 0:a, info M5 0:b, info M5 0:c, warning M5 0:d, warning M5 0:e, warning M5 0:g"},
+		{"M5", "a:4755 b:2755 c:6755 d:0666 e/:0777 f/:1777 g:4757", "info M5 0:/a, info M5 0:/b, info M5 0:/c, warning M5 0:/d, warning M5 0:/e, warning M5 0:/g"},
 		{"M5 of what is gone", "a:4755 | .wh.a", ""},
-		{"N1", "README readme d/ d/x D/ D/x", "warning N1 0:d, warning N1 0:readme"},
+		{"N1", "README readme d/ d/x D/ D/x", "warning N1 0:/d, warning N1 0:/readme"},
 		{"N1 of what is gone", "README readme | .wh.readme", ""},
-		{"N2", "a%1b[31m b%ff c%e2%80%aed d->%07", "warning N2 0:a\x1b[31m, info N2 0:b\xff, warning N2 0:c\u202ed, warning N2 0:d"},
-		{"P8", "a/ a/b->../../c d->../c e->/../x f->/a/../b g->a/../../b", "info P8 0:a/b, info P8 0:d, info P8 0:e, info P8 0:g"},
+		{"N2", "a%1b[31m b%ff c%e2%80%aed d->%07", "warning N2 0:/a\x1b[31m, info N2 0:/b\xff, warning N2 0:/c\u202ed, warning N2 0:/d"},
+		{"P8", "a/ a/b->../../c d->../c e->/../x f->/a/../b g->a/../../b", "info P8 0:/a/b, info P8 0:/d, info P8 0:/e, info P8 0:/g"},
 		{"P10", "a->b b->a a/x", "warning P10 0:a/x"},
-		{"V1", "a%0,0 b%1,3 c|", "error V1 0:a, info V2 0:b, info V2 0:c"},
-		{"W5", "a | .wh..wh..opq", "error W5 1:"},
+		{"V1", "a%0,0 b%1,3 c|", "error V1 0:/a, info V2 0:/b, info V2 0:/c"},
+		{"W5", "a | .wh..wh..opq", "error W5 1:/"},
 		{"W9", "a/ a/.wh..wh.b", "warning W9 0:a/.wh..wh.b"},
-		{"W11", "d/ d/a | .wh.d d/ d/b", "error W11 1:d"},
+		{"W11", "d/ d/a | .wh.d d/ d/b", "error W11 1:/d"},
 		{"W11 where nothing lay", "a | .wh.d d/ d/b", ""},
-		{"W14", "a | .wh.b", "info W14 1:b"},
-		{"W19", ".wh.b d/ d/.wh..wh..opq", "info W19 0:b, info W19 0:d"},
-		{"W20", "a .wh.b/ .wh.b/c", "warning W20 0:.wh.b/c, info W19 0:b"},
+		{"W14", "a | .wh.b", "info W14 1:/b"},
+		{"W19", ".wh.b d/ d/.wh..wh..opq", "info W19 0:/b, info W19 0:/d"},
+		{"W20", "a .wh.b/ .wh.b/c", "warning W20 0:.wh.b/c, info W19 0:/b"},
 		{"a whiteout that hides, an opaque directory", "a d/ d/x | .wh.a d/.wh..wh..opq", ""},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestLintXattrs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "X2 d: xattr trusted.overlay.opaque, X3 f: xattr user.overlay.redirect, X4 ping: cap_net_raw=ep"
+	want := "X2 /d: xattr trusted.overlay.opaque, X3 /f: xattr user.overlay.redirect, X4 /ping: cap_net_raw=ep"
 	if got := strings.Join(out, ", "); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -127,7 +127,7 @@ func TestLintXattrs(t *testing.T) {
 // TestLintTimes: the future and the time before 1970.
 func TestLintTimes(t *testing.T) {
 	s := layersOf(t, timesTar(t, map[string]int64{"old": -5, "new": 2e9, "far": 1 << 40, "now": 1e9}))
-	if got, want := showFindings(t, s), "warning T17 0:far, warning T17 0:new, info T17 0:old"; got != want {
+	if got, want := showFindings(t, s), "warning T17 0:/far, warning T17 0:/new, info T17 0:/old"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

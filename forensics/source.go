@@ -175,15 +175,16 @@ type LayerSource interface {
 // A Layer is one layer of a stack, opened piece by piece at need. It is safe
 // for concurrent use.
 type Layer struct {
-	Index     int       // 0 is the base
-	DiffID    string    // sha256:… of the uncompressed tar; "" of an upper
-	Digest    string    // sha256:… as shipped; "" if it was not
-	MediaType string    // as the manifest says
-	CreatedBy string    // the history's line, "" if it has none
-	Created   time.Time // of the step; zero if not known
-	Size      int64     // bytes as shipped
-	TarSize   int64     // bytes, uncompressed; 0 if not known
-	Key       string    // layers of one key have the same bytes, verified; "" is like no other
+	Index     int            // 0 is the base
+	DiffID    string         // sha256:… of the uncompressed tar; "" of an upper
+	Digest    string         // sha256:… as shipped; "" if it was not
+	MediaType string         // as the manifest says
+	CreatedBy string         // the history's line, "" if it has none
+	Created   time.Time      // of the step; zero if not known
+	Size      int64          // bytes as shipped
+	TarSize   int64          // bytes, uncompressed; 0 if not known
+	Oddities  []index.Oddity // of the blob; the table has those of the tar
+	Key       string         // layers of one key have the same bytes, verified; "" is like no other
 
 	src LayerSource
 

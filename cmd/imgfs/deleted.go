@@ -29,6 +29,7 @@ type recordRow struct {
 	State, How, By, ByPath                 string
 	ByDiffID, ByCreated, ByCreatedBy, Ends string
 	Linked                                 string
+	Image                                  string // of find and timeline
 }
 
 func recordHeader() recordRow {
@@ -38,7 +39,7 @@ func recordHeader() recordRow {
 		Path: "PATH", Target: "TARGET", SHA256: "SHA256",
 		State: "STATE", How: "HOW", By: "BY", ByPath: "BY PATH",
 		ByDiffID: "BY DIFFID", ByCreated: "BY CREATED", ByCreatedBy: "BY CREATED BY", Ends: "STATE",
-		Linked: "LINKED",
+		Linked: "LINKED", Image: "IMAGE",
 	}
 }
 

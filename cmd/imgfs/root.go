@@ -39,7 +39,7 @@ var verbs = []func(*app) *cobra.Command{
 	newUpper, newDiff, newCommit, newExport, newReset,
 	newTag, newRmi, newPrune, newDf,
 	newLogin, newLogout, newSearch, newTags, newManifest,
-	newDeleted, newBlame, newVersions, newLayers, newWaste,
+	newDeleted, newBlame, newVersions, newLayers, newWaste, newFind, newTimeline, newLint,
 	newVersion, newCompletion, newMan,
 }
 
