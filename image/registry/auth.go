@@ -253,11 +253,13 @@ func readToken(resp *http.Response, host string, known bool) (string, error) {
 		Token       string `json:"token"`
 		AccessToken string `json:"access_token"`
 	}
-	if len(raw) > maxToken || json.Unmarshal(raw, &t) != nil || t.Token == "" && t.AccessToken == "" {
+	if len(raw) > maxToken || json.Unmarshal(raw, &t) != nil || !isToken(orElse(t.AccessToken, t.Token)) {
 		return "", &Error{Host: host, What: what, Err: errors.New("its answer is no token")}
 	}
-	if t.AccessToken != "" {
-		return t.AccessToken, nil
-	}
-	return t.Token, nil
+	return orElse(t.AccessToken, t.Token), nil
+}
+
+// isToken reports whether s can stand in a header.
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }

@@ -18,3 +18,6 @@ var (
 	ParseSearch     = parseSearch
 	Scrub           = scrub
 )
+
+func (c challenge) Scheme() string            { return c.scheme }
+func (c challenge) Params() map[string]string { return c.params }

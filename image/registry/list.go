@@ -21,7 +21,7 @@ import (
 
 // Limits of lists.
 const (
-	maxPages   = 10_000
+	maxPages   = 5000
 	maxNames   = 1 << 20 // tags or repositories
 	maxResults = 1000    // of a search
 )
@@ -149,9 +149,12 @@ func (c *Client) catalog(ctx context.Context, host, term string, limit int) ([]S
 	if err != nil {
 		return nil, err
 	}
-	stop, n := errors.New("stop"), 0
-	list := []SearchResult{}
+	stop := errors.New("stop")
+	list, n, pages := []SearchResult{}, 0, 0
 	err = reg.Repositories(ctx, "", func(page []string) error {
+		if pages++; pages > maxPages {
+			return fmt.Errorf("over %d pages of repositories", maxPages)
+		}
 		for _, name := range page {
 			if n++; n > maxNames {
 				return fmt.Errorf("over %d repositories", maxNames)
@@ -162,9 +165,6 @@ func (c *Client) catalog(ctx context.Context, host, term string, limit int) ([]S
 			if len(list) == limit {
 				return stop
 			}
-		}
-		if n++; len(page) == 0 { // a page counts, too: empty ones without end
-			n += maxNames / maxPages
 		}
 		return nil
 	})

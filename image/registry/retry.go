@@ -53,7 +53,8 @@ type policy struct {
 
 // Retry returns how long to wait, or a negative duration to let it be.
 func (p policy) Retry(attempt int, resp *http.Response, err error) (time.Duration, error) {
-	if attempt >= maxRetries || p.req.Context().Err() != nil {
+	cannot := p.req.Body != nil && p.req.Body != http.NoBody && p.req.GetBody == nil
+	if attempt >= maxRetries || cannot || p.req.Context().Err() != nil {
 		return -1, nil
 	}
 	wait := backoff(p.first, attempt)
@@ -104,7 +105,7 @@ func temporary(err error) bool {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return true
 	}
-	for _, is := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, errSilent} {
+	for _, is := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed, errSilent} {
 		if errors.Is(err, is) {
 			return true
 		}
