@@ -257,22 +257,17 @@ func countNames(c *layerstore.Catalog, keys []string) (n int) {
 
 // usesOf returns who uses the images that only the names of keys lead to.
 func usesOf(c *layerstore.Catalog, keys []string) (by []string) {
-	other := make(map[digest.Digest]bool)
-	for key, r := range c.Refs {
-		if slices.Contains(keys, key) {
-			continue
-		}
-		for _, m := range r.Images {
-			other[m] = true
-		}
-	}
 	for _, key := range keys {
 		for _, m := range c.Refs[key].Images {
 			i, ok := c.Images[m]
-			if !ok || other[m] {
+			if !ok {
 				continue
 			}
-			for _, u := range c.Uses(&i) {
+			uses := c.Uses(&i)
+			if len(uses) == 0 || !only(keys, c.Names(&i)) {
+				continue
+			}
+			for _, u := range uses {
 				if text := useText(u); !slices.Contains(by, text) {
 					by = append(by, text)
 				}
@@ -281,6 +276,11 @@ func usesOf(c *layerstore.Catalog, keys []string) (by []string) {
 	}
 	slices.Sort(by)
 	return by
+}
+
+// only reports whether all names are among keys.
+func only(keys, names []string) bool {
+	return !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(keys, n) })
 }
 
 // processUse begins the text of a use by a process.
@@ -306,8 +306,10 @@ func (done *Removed) untagged(c *layerstore.Catalog, r *layerstore.Ref) {
 		return
 	}
 	for _, o := range c.Refs {
-		have, err := image.ParseReference(o.Name)
-		if o.Target == r.Target && err == nil && have.Name() == ref.Name() {
+		if o.Target != r.Target {
+			continue
+		}
+		if have, err := image.ParseReference(o.Name); err == nil && have.Name() == ref.Name() {
 			return
 		}
 	}

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -141,13 +143,10 @@ func (c *claimed) add(one claims) {
 	}
 }
 
-// live returns the files that are kept, relative to the store; all tells that
-// every file is.
-func (c *Catalog) live(s *Store) (files map[string]bool, all bool, err error) {
-	files = make(map[string]bool)
-	for _, path := range c.claimed.files {
-		files[path] = true
-	}
+// named returns the files that names and image records keep, relative to the
+// store.
+func (c *Catalog) named(s *Store) (map[string]bool, error) {
+	files := make(map[string]bool)
 	for _, i := range c.Images {
 		for _, path := range s.imageFiles(&i) {
 			files[path] = true
@@ -158,7 +157,7 @@ func (c *Catalog) live(s *Store) (files map[string]bool, all bool, err error) {
 		if s.keep.Documents != nil {
 			more, err := s.keep.Documents(r)
 			if err != nil {
-				return nil, false, err
+				return nil, err
 			}
 			docs = append(docs, more...)
 		}
@@ -168,8 +167,55 @@ func (c *Catalog) live(s *Store) (files map[string]bool, all bool, err error) {
 			}
 		}
 	}
-	return files, c.claimed.all, nil
+	return files, nil
 }
+
+// A keeper tells which files are kept at one moment after another. It reads
+// names again only if they have changed.
+type keeper struct {
+	s       *Store
+	tx      int // the last transaction that was seen
+	names   map[string]bool
+	claimed map[string]bool
+	all     bool // every file is kept
+}
+
+// look looks at what is kept now.
+//
+// Preconditions: the lock of the database is held, alone if files are to be
+// removed.
+func (k *keeper) look() error {
+	err := k.s.openDB(true, func(db *bolt.DB) error { return db.View(k.lookAtNames) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c := &Catalog{}
+	if err := c.findUses(k.s); err != nil {
+		return err
+	}
+	k.all = c.claimed.all
+	k.claimed = make(map[string]bool)
+	for _, path := range c.claimed.files {
+		k.claimed[path] = true
+	}
+	return nil
+}
+
+func (k *keeper) lookAtNames(tx *bolt.Tx) error {
+	if k.names != nil && tx.ID() == k.tx {
+		return nil
+	}
+	c, err := k.s.catalog(tx)
+	if err != nil {
+		return err
+	}
+	k.tx = tx.ID()
+	k.names, err = c.named(k.s)
+	return err
+}
+
+// keeps reports whether something keeps a file.
+func (k *keeper) keeps(path string) bool { return k.all || k.names[path] || k.claimed[path] }
 
 // Freed is what a collection removed.
 type Freed struct {
@@ -192,7 +238,7 @@ func diskSize(fi fs.FileInfo) int64 {
 }
 
 // collectBatch is how many files are moved away under one lock.
-const collectBatch = 1024
+const collectBatch = 512
 
 // collectNow removes those of paths, relative to the store, that nothing keeps.
 func (s *Store) collectNow(ctx context.Context, paths []string) (freed Freed, err error) {
@@ -207,48 +253,47 @@ func (s *Store) collectNow(ctx context.Context, paths []string) (freed Freed, er
 	return s.collect(ctx, paths, trash)
 }
 
-// collect moves those of paths that nothing keeps into trash, which is to be
-// discarded.
+// collect removes those of paths that nothing keeps, by way of trash. What was
+// moved there is deleted beside the next batch: deleting waits for the disk.
 func (s *Store) collect(ctx context.Context, paths []string, trash *Stage) (freed Freed, err error) {
+	k := &keeper{s: s}
+	var deleting errgroup.Group
+	deleting.SetLimit(4)
+	defer deleting.Wait()
 	for batch := range slices.Chunk(paths, collectBatch) {
 		if err := ctx.Err(); err != nil {
 			return freed, err
 		}
-		if err := s.locked(false, func() error { return s.discardDead(batch, trash, &freed) }); err != nil {
+		dir, err := os.MkdirTemp(trash.dir, "trash-")
+		if err != nil {
 			return freed, err
 		}
+		err = s.locked(false, func() error { return k.discard(batch, dir, &freed) })
+		if err != nil {
+			return freed, err
+		}
+		deleting.Go(func() error { return os.RemoveAll(dir) })
 	}
-	return freed, nil
+	return freed, deleting.Wait()
 }
 
-// discardDead moves those of paths that nothing keeps into trash.
+// discard moves those of paths that nothing keeps into dir.
 //
 // Preconditions: the lock of the database is held alone.
-func (s *Store) discardDead(paths []string, trash *Stage, freed *Freed) error {
-	c := &Catalog{}
-	err := s.openDB(true, func(db *bolt.DB) error {
-		return db.View(func(tx *bolt.Tx) (err error) {
-			c, err = s.catalog(tx)
-			return err
-		})
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (k *keeper) discard(paths []string, dir string, freed *Freed) error {
+	if err := k.look(); err != nil {
 		return err
 	}
-	if err := c.findUses(s); err != nil {
-		return err
-	}
-	files, all, err := c.live(s)
-	if err != nil || all {
-		return err
-	}
-	for _, path := range paths {
-		from := filepath.Join(s.root, path)
-		fi, err := os.Lstat(from)
-		if err != nil || !fi.Mode().IsRegular() || files[path] {
+	for n, path := range paths {
+		if k.keeps(path) {
 			continue
 		}
-		if err := os.Rename(from, trash.file("")); err != nil {
+		from := filepath.Join(k.s.root, path)
+		fi, err := os.Lstat(from)
+		if err != nil || !fi.Mode().IsRegular() {
+			continue
+		}
+		if err := os.Rename(from, filepath.Join(dir, strconv.Itoa(n))); err != nil {
 			return err
 		}
 		freed.add(fi)

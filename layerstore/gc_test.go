@@ -286,12 +286,8 @@ func TestManyProcesses(t *testing.T) {
 	drop(t, s) // images that only the killed used
 	collectAll(t, s)
 	checkWhole(t, s)
-	c, err := s.Catalog()
-	if err != nil {
-		t.Fatal(err)
-	}
-	live, _, err := c.live(s)
-	if err != nil {
+	k := &keeper{s: s}
+	if err := k.look(); err != nil {
 		t.Fatal(err)
 	}
 	paths, err := s.collectable()
@@ -299,7 +295,7 @@ func TestManyProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range paths {
-		if !live[path] {
+		if !k.keeps(path) {
 			t.Errorf("%s is there and nothing keeps it", path)
 		}
 	}

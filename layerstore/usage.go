@@ -92,7 +92,7 @@ func (u *usageCounter) count() error {
 			n.active = n.active || active
 		}
 	}
-	live, _, err := u.c.live(u.s)
+	live, err := u.c.named(u.s)
 	if err != nil {
 		return err
 	}
@@ -124,10 +124,10 @@ func (u *usageCounter) countFiles(live map[string]bool) error {
 				}
 			case !isBlob:
 				u.out.Indexes.add(false, size)
-			case live[path] && !slices.Contains(u.c.claimed.files, path): // a document of an index
+			case live[path]: // a document of an index
 				u.out.Images.Size += size
 			default:
-				u.out.Unused.add(live[path], size)
+				u.out.Unused.add(slices.Contains(u.c.claimed.files, path), size)
 			}
 		})
 		if err != nil {
