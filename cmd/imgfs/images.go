@@ -181,6 +181,6 @@ func newImage(a *app) *cobra.Command {
 	rm := newRmi(a)
 	rm.Use = "rm IMAGE…"
 	rm.Aliases = []string{"remove"}
-	c.AddCommand(ls, rm, newPrune(a), newTag(a), newInspect(a), newHistory(a), newLoad(a), newImport(a))
+	c.AddCommand(ls, rm, newPrune(a), newTag(a), newInspect(a), newHistory(a), newLoad(a), newSave(a), newPull(a), newPush(a), newImport(a))
 	return c
 }
