@@ -324,7 +324,7 @@ func TestPullFaults(t *testing.T) {
 			for _, l := range p.layers {
 				all += int64(len(l))
 			}
-			all += int64(len(p.layers[0])) // may have been under way, and is lost then with its connection
+			all += int64(len(p.layers[0]))      // may have been under way, and is lost then with its connection
 			if n := sent.Load(); n > all+4096 { // and the config, twice
 				t.Errorf("%d bytes were sent for layers of %d", n, all)
 			}
