@@ -178,8 +178,13 @@ func (r *partialReader) Read(b []byte) (int, error) {
 // remove removes the file's name. Who holds it by another has it still.
 func (p *partial) remove() { os.Remove(p.path) }
 
-// Close unlocks the file. It stays as it is.
-func (p *partial) Close() error { return p.f.Close() }
+// Close unlocks the file. It stays as it is, unless nothing is in it.
+func (p *partial) Close() error {
+	if p.size == 0 { // nobody else is at it any more
+		p.remove()
+	}
+	return p.f.Close()
+}
 
 // dropPartials removes the partial files of blobs that are in the store now,
 // unless somebody holds one.

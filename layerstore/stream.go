@@ -45,6 +45,9 @@ func (g *Stage) FetchLayer(ctx context.Context, want Layer, from Fetch, limits i
 	if from.Told == nil {
 		from.Told = io.Discard
 	}
+	if err := ctx.Err(); err != nil {
+		return Fetched{Layer: want}, err
+	}
 	l, ok, err := g.have(want)
 	if err != nil || ok {
 		return Fetched{Layer: l, Had: ok}, err

@@ -44,19 +44,33 @@ func newBars(ctx context.Context, w io.Writer, opts ...mpb.ContainerOption) *Bar
 func (b *Bars) Start(what string, total int64) io.WriteCloser {
 	what = Escape(what)
 	if total <= 0 {
-		spin := b.p.New(0, mpb.SpinnerStyle(),
+		return b.add(0, mpb.SpinnerStyle(),
 			mpb.PrependDecorators(decor.Name(Ellipsis(what, 40), decor.WCSyncSpaceR)),
 			mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return " " + Size(s.Current) })))
-		return &bar{bar: spin}
 	}
 	began := time.Now()
-	return &bar{bar: b.p.New(total, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
+	return b.add(total, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.PrependDecorators(decor.Name(Ellipsis(what, 40), decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(
 			decor.Any(func(s decor.Statistics) string { return Size(s.Current) + "/" + Size(s.Total) }, decor.WCSyncSpace),
 			decor.OnComplete(decor.Any(func(s decor.Statistics) string { return speed(s.Current, time.Since(began)) }), ""),
-		))}
+		))
 }
+
+// add draws a bar, unless drawing has ended.
+func (b *Bars) add(total int64, style mpb.BarFillerBuilder, opts ...mpb.BarOption) io.WriteCloser {
+	one, err := b.p.Add(total, style.Build(), opts...)
+	if err != nil {
+		return ended{}
+	}
+	return &bar{bar: one}
+}
+
+// ended is a bar that nobody sees.
+type ended struct{}
+
+func (ended) Write(p []byte) (int, error) { return len(p), nil }
+func (ended) Close() error                { return nil }
 
 // speed returns n bytes in d as a rate, with a space before it: " 12.5MB/s".
 func speed(n int64, d time.Duration) string {
