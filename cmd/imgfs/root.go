@@ -37,7 +37,7 @@ var verbs = []func(*app) *cobra.Command{
 	newLs, newCat, newStat, newTree, newCp,
 	newMount, newUmount, newMounts, newShell,
 	newUpper, newDiff, newCommit, newExport, newReset,
-	newTag, newRmi, newPrune, newDf,
+	newTag, newRmi, newPrune, newDf, newVerify,
 	newLogin, newLogout, newSearch, newTags, newManifest,
 	newDeleted, newBlame, newVersions, newLayers, newWaste, newFind, newTimeline, newLint,
 	newVersion, newCompletion, newMan,
