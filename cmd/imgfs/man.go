@@ -108,6 +108,9 @@ func manPage(c *cobra.Command) string {
 		p.section("ENVIRONMENT")
 		p.item("IMGFS_ROOT", "The directory of the store, where --root does not say it.")
 		p.item("XDG_DATA_HOME", "Without IMGFS_ROOT the store is $XDG_DATA_HOME/imgfs, by default ~/.local/share/imgfs; root's is /var/lib/imgfs.")
+		p.item("XDG_CONFIG_HOME", "Mirrors, insecure registries and certificates are set in $XDG_CONFIG_HOME/imgfs/config.toml, by default ~/.config/imgfs/config.toml, and in /etc/imgfs/config.toml.")
+		p.item("DOCKER_CONFIG, REGISTRY_AUTH_FILE", "Logins are kept in the file REGISTRY_AUTH_FILE, else in config.json in DOCKER_CONFIG, by default ~/.docker.")
+		p.item("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "Registries are reached through these proxies.")
 	}
 	p.section("SEE ALSO")
 	p.line(seeAlso(c))

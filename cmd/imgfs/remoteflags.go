@@ -4,10 +4,12 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs"
+	"github.com/imgfs/imgfs/image"
 )
 
 // remoteFlags adds to c the flags of the verbs that reach registries. They
@@ -33,6 +35,10 @@ func remoteHint(e *imgfs.RegistryError) string {
 		return "images of the store need no network (imgfs images lists them); imgfs load -i FILE brings one from a file"
 	case e.Repository == "":
 		return ""
+	case errors.Is(e, imgfs.ErrNotInRegistry) && strings.HasPrefix(e.What, "manifest "):
+		if ref, err := image.ParseReference(e.Host + "/" + e.Repository); err == nil {
+			return "imgfs tags " + ref.FamiliarName() + " lists what the registry has of it"
+		}
 	case errors.Is(e, imgfs.ErrUnauthorized), errors.Is(e, imgfs.ErrDenied):
 		return "the repository does not exist, or needs a login that may do this: " + login
 	}

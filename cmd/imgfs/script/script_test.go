@@ -32,7 +32,7 @@ import (
 //	                                package tartest; "-" is no name
 //	rootfs FILE LAYER               a plain tar
 //	rc CODE PROGRAM ARGS…           runs it, and checks its exit code
-//	registry VAR                    a docker-registry; its host goes to $VAR
+//	registry VAR [passwords]        a docker-registry; its host goes to $VAR
 //
 // and the conditions [root] and [fuse]. With IMGFS_UPDATE_SCRIPTS=1 the outputs in them
 // are written anew.
@@ -88,10 +88,10 @@ func TestScripts(t *testing.T) {
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), tartest.Tar(scriptTB{t, ts}, ts.ReadFile(args[1])), 0o644))
 			},
 			"registry": func(ts *testscript.TestScript, _ bool, args []string) {
-				if len(args) != 1 {
-					ts.Fatalf("usage: registry VAR")
+				if len(args) < 1 || len(args) > 2 || len(args) == 2 && args[1] != "passwords" {
+					ts.Fatalf("usage: registry VAR [passwords]")
 				}
-				ts.Setenv(args[0], regtest.Start(scriptTB{t, ts}, regtest.Options{}).Host)
+				ts.Setenv(args[0], regtest.Start(scriptTB{t, ts}, regtest.Options{Htpasswd: len(args) == 2}).Host)
 			},
 			"rc": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])
