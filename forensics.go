@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -280,6 +281,9 @@ func (d discard) Close() error {
 // inside the image.
 func (o *stackOpener) part(ctx context.Context, path string) error {
 	part, err := o.stack.Part(ctx, path)
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		return p.Err // the stack's name has the path
+	}
 	if err == nil {
 		o.stack.Tree, o.stack.Path = part.Tree, part.Path
 	}

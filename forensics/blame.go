@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"syscall"
 )
 
 // A Blame tells where the file at a path came from.
@@ -72,7 +73,7 @@ func (s *Stack) Blame(ctx context.Context, path string, opt BlameOptions, f func
 	case err != nil:
 		return err
 	case !found:
-		return &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+		return &fs.PathError{Op: "open", Path: path, Err: syscall.ENOENT}
 	}
 	return flush()
 }
@@ -127,7 +128,7 @@ func (s *Stack) OpenVersion(ctx context.Context, path, layer string) (*Record, i
 	case err != nil && !errors.Is(err, errEnough):
 		return nil, nil, err
 	case rec == nil:
-		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ENOENT}
 	}
 	return rec, content, nil
 }

@@ -15,7 +15,7 @@ var ErrNoLayers = errors.New("it has no layers")
 
 // DeletedOptions say which files Deleted tells of.
 type DeletedOptions struct {
-	Path     string // at and below it; "" is all
+	Path     string // at and below it; "" is all. The tree need not have it any more
 	Replaced bool   // also those that a later layer overwrote
 	Hash     bool   // with their hashes
 }
@@ -35,7 +35,11 @@ func (s *Stack) Deleted(ctx context.Context, opt DeletedOptions, f func(*Deleted
 	if err != nil {
 		return err
 	}
-	return s.Versions(ctx, opt.Path, Versions{Version: func(v *Version) error {
+	path, err := s.pathInLayers(ctx, opt.Path)
+	if err != nil {
+		return err
+	}
+	return s.Versions(ctx, path, Versions{Version: func(v *Version) error {
 		if v.State == Live || v.By < 0 || v.End == Replaced && (!opt.Replaced || v.Node.IsDir()) {
 			return nil
 		}

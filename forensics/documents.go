@@ -42,8 +42,8 @@ func DiffDocuments(a, b *Stack, semantic bool) ([]FieldChange, error) {
 		return nil, err
 	}
 	for _, name := range Documents {
-		if semantic && name == "manifest" {
-			continue
+		if name == "manifest" && (semantic || a.Manifest == nil || b.Manifest == nil) {
+			continue // a docker-archive has none
 		}
 		x, y := flatten(name, old[name], semantic), flatten(name, now[name], semantic)
 		list = append(list, diffFields(name, x, y)...)

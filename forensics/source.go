@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/imgfs/imgfs/index"
@@ -291,5 +292,5 @@ func joinPath(dir, name string) string {
 }
 
 func notExist(path string) error {
-	return &fs.PathError{Op: "open", Path: "/" + path, Err: fs.ErrNotExist}
+	return &fs.PathError{Op: "open", Path: "/" + path, Err: syscall.ENOENT}
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
-	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/unionfs"
 )
@@ -85,10 +84,12 @@ func cat(ctx context.Context, w io.Writer, f *unionfs.FS, n *index.Node, arg str
 func (a *app) catLayer(ctx context.Context, args []string, flags *imageFlags, layer string) error {
 	var errs []error
 	for _, arg := range args {
-		src, path := image.SplitPath(arg, exists)
+		src, path := splitStack(arg)
 		err := a.withStack(ctx, src, flags, func(s *forensics.Stack) error {
 			rec, content, err := s.OpenVersion(ctx, path, layer)
 			switch {
+			case errors.Is(err, forensics.ErrNoLayer):
+				return &hintError{err: fmt.Errorf("%s: %w", src, err), hint: "imgfs layers " + src + " lists them"}
 			case errors.Is(err, fs.ErrNotExist):
 				return &hintError{
 					err:  fmt.Errorf("%w in layer %s", noEntryError(arg), layer),

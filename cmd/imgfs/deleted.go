@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs/forensics"
+	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/hostfs"
 	"github.com/imgfs/imgfs/internal/term"
@@ -111,8 +112,9 @@ Placeholders of --format: ` + recordFields,
 				defer left.end()
 				out = &extractor{ctx: ctx, dir: extract, opt: hostfs.Options{LeftOut: left.report}}
 			}
-			err := a.withStack(ctx, args[0], &flags, func(s *forensics.Stack) error {
-				opt := forensics.DeletedOptions{Replaced: all, Hash: !list.isTable()}
+			src, path := splitStack(args[0])
+			err := a.withStack(ctx, src, &flags, func(s *forensics.Stack) error {
+				opt := forensics.DeletedOptions{Path: path, Replaced: all, Hash: !list.isTable()}
 				return s.Deleted(ctx, opt, func(d *forensics.DeletedFile) error {
 					if out != nil {
 						if err := out.write(d); err != nil {
@@ -134,6 +136,19 @@ Placeholders of --format: ` + recordFields,
 	c.Flags().StringVar(&format, "format", "", "print as `FORMAT`: table, json (an object a line), a Go template, or \"table TEMPLATE\"")
 	flags.add(a, c)
 	return c
+}
+
+// splitStack splits an argument into what OpenStack opens and the path in it,
+// which the tree need not have any more.
+func splitStack(arg string) (src, path string) {
+	if strings.HasPrefix(arg, "dir:") {
+		return arg, ""
+	}
+	if rest, ok := strings.CutPrefix(arg, "upper:"); ok {
+		src, path = image.SplitPath(rest, nil)
+		return "upper:" + src, path
+	}
+	return image.SplitPath(arg, exists)
 }
 
 // An extractor writes files of layers below a directory. Files come in the
