@@ -38,6 +38,12 @@ type MountOptions struct {
 	Suid, Dev  bool // obey setuid bits and device nodes; root only
 	Provenance bool // tell by xattrs which layer a file came from
 
+	// View is what is shown instead of the whole image: "layers" (each layer by
+	// itself, in a directory with its number), "deleted" (the same, but only
+	// what later layers removed or hid) or "upto=N" (the layers to that one).
+	// Empty: the image. Read-only mounts alone have views.
+	View string
+
 	UID, GID                         *uint32  // shown as every file's owner
 	NoSymlinks, NoSpecials, NoXattrs bool     // leave these out
 	Extra                            []string // further mount options
@@ -109,6 +115,11 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 	img, err := s.OpenImage(ctx, arg, stdin, open)
 	if err != nil {
 		return nil, err
+	}
+	if opt.View != "" {
+		if err := s.setView(ctx, img, opt); err != nil {
+			return nil, errors.Join(err, img.Close())
+		}
 	}
 	m := &Mount{store: s, img: img, logf: opt.Logf, stopVerify: func() {}}
 	m.verified.Store(!img.Unverified())

@@ -589,13 +589,28 @@ type dirRecord struct {
 }
 
 func (m *merger) writeNode(w *index.Writer[index.NodeID], r nodeRef, dirs map[nodeRef]dirRecord) (*index.Node, error) {
+	n, err := m.copyNode(w, r)
+	if err != nil {
+		return nil, err
+	}
+	n.Nlink = m.used[r.layer][r.id]
+	if n.IsDir() {
+		d := dirs[r]
+		n.SetDir(d.addr, uint32(d.parent))
+		n.Nlink = d.nlink
+	}
+	return n, w.Node(n)
+}
+
+// copyNode reads an inode of a layer and writes its target, xattrs and map to
+// the tree, for who writes the node itself.
+func (m *merger) copyNode(w *index.Writer[index.NodeID], r nodeRef) (*index.Node, error) {
 	t := m.layers[r.layer]
 	n := new(index.Node)
 	if err := t.Node(r.id, n); err != nil {
 		return nil, err
 	}
 	n.Layer = int(r.layer)
-	n.Nlink = m.used[r.layer][r.id]
 	extents, err := copyExtents(t, n)
 	if err != nil {
 		return nil, err
@@ -617,15 +632,7 @@ func (m *merger) writeNode(w *index.Writer[index.NodeID], r nodeRef, dirs map[no
 		}
 	}
 	n.Flags &= index.FlagImplied
-	if n.IsDir() {
-		d := dirs[r]
-		n.SetDir(d.addr, uint32(d.parent))
-		n.Nlink = d.nlink
-	}
-	if err := w.SetExtra(n, xattrs, extents); err != nil {
-		return nil, err
-	}
-	return n, w.Node(n)
+	return n, w.SetExtra(n, xattrs, extents)
 }
 
 // copyExtents returns nil unless n is sparse.

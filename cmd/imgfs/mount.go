@@ -42,6 +42,7 @@ func newMount(a *app) *cobra.Command {
 		ro, rw           bool
 		foreground       bool
 		platform, format string
+		view             string
 		pull             pullFlag
 	)
 	c := &cobra.Command{
@@ -62,16 +63,22 @@ stays as it is. --upper NAME names the upper, to be made or opened again (then
 IMAGE may be left out); --rm drops it at unmount. See imgfs diff, commit,
 export, reset and upper.
 
+--view shows the image in another way, read-only: layers, a directory for each
+layer with its number (0 is the base) and what it brought; deleted, the same,
+but only what later layers removed or hid, to be read; upto=N, the image as it
+was when that layer was made.
+
 Options of -o: allow_other, uid=N, gid=N (shown as owner of all files),
 nosymlinks, nospecials, noxattrs (leave these out), provenance (xattrs
 user.imgfs.layer, .diffid and .created_by tell where files came from),
-nonempty, suid, dev (root only), ro, rw, upper=NAME, rm, pull=POLICY, nopassthrough (have
-every read and write come to the server, so that an overlayfs can stand on the
-mount), and the kernel's: noexec, ...`,
+nonempty, suid, dev (root only), ro, rw, upper=NAME, rm, pull=POLICY, view=VIEW,
+nopassthrough (have every read and write come to the server, so that an
+overlayfs can stand on the mount), and the kernel's: noexec, ...`,
 		Example: `  imgfs mount debian:12 /mnt
   imgfs mount --rw debian:12 /mnt
   imgfs mount --upper fix-ssl debian:12 /mnt
   imgfs mount ./image.tar:/etc /mnt
+  imgfs mount --view deleted ./image.tar /mnt
   imgfs mount --mkdir -o provenance,noexec alpine /tmp/alpine`,
 		Args:              cobra.MaximumNArgs(2),
 		ValidArgsFunction: a.firstImage,
@@ -84,6 +91,9 @@ mount), and the kernel's: noexec, ...`,
 			}
 			if c.Flags().Changed("upper") && req.Opt.Upper == "" {
 				return usagef("--upper: the name is empty")
+			}
+			if view != "" {
+				words = append(words, "view="+view)
 			}
 			if err := req.Opt.parse(words, false); err != nil {
 				return err
@@ -118,6 +128,8 @@ mount), and the kernel's: noexec, ...`,
 	f.StringVar(&req.Opt.Upper, "upper", "", "read-write over the upper `NAME`, which is made if there is none")
 	complete(c, "upper", a.upperNames)
 	f.BoolVar(&req.Opt.Discard, "rm", false, "read-write, and drop the changes at unmount")
+	f.StringVar(&view, "view", "", "show `VIEW` of the image: layers, deleted, or upto=N")
+	complete(c, "view", cobra.FixedCompletions([]string{"layers", "deleted", "upto="}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 	f.StringVar(&platform, "platform", "", "take `OS/ARCH[/VARIANT]` from an index of several (default: this machine's)")
 	f.BoolVar(&req.Opt.Verify, "verify", false, "wait until an image file that is read in place is verified")
 	f.BoolVarP(&foreground, "foreground", "f", false, "serve in the foreground, until unmounted or interrupted")
@@ -150,6 +162,7 @@ type mountOptions struct {
 	Writable, Discard, NoPassthrough bool
 	ReadOnly                         bool   // was asked for
 	Upper                            string // name
+	View                             string
 	AllowOther, Suid, Dev, Nonempty  bool
 	Provenance                       bool
 	NoSymlinks, NoSpecials, NoXattrs bool
@@ -185,6 +198,8 @@ func (o *mountOptions) finish(ro, rw bool) error {
 		return nil
 	}
 	switch {
+	case o.View != "":
+		return usagef("--view is for read-only mounts")
 	case o.UID != nil, o.GID != nil:
 		return usagef("-o uid and gid are for read-only mounts")
 	case o.NoSymlinks, o.NoSpecials, o.NoXattrs:
@@ -228,6 +243,8 @@ func (o *mountOptions) set(word string, fromMount8 bool) error {
 		}
 		o.Pull = pull.policy()
 		shown = false
+	case key == "view" && hasValue:
+		o.View = value
 	case key == "upper" && value == "":
 		return usagef("-o %s: want upper=NAME", word)
 	case key == "upper":
@@ -290,7 +307,7 @@ func (o *mountOptions) options(a *app) imgfs.MountOptions {
 		Provenance: o.Provenance, UID: o.UID, GID: o.GID,
 		NoSymlinks: o.NoSymlinks, NoSpecials: o.NoSpecials, NoXattrs: o.NoXattrs,
 		Extra: o.Extra, Shown: o.Shown, Name: o.Name, Exits: true,
-		Writable: o.Writable, Upper: o.Upper, Discard: o.Discard, NoPassthrough: o.NoPassthrough,
+		View: o.View, Writable: o.Writable, Upper: o.Upper, Discard: o.Discard, NoPassthrough: o.NoPassthrough,
 	}
 }
 
