@@ -5,10 +5,12 @@ package imgfs
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/layerstore"
+	"github.com/imgfs/imgfs/layerstore/seek"
 )
 
 // Info returns the documents of an image. What OpenImage opens, it knows; an
@@ -54,7 +56,7 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 }
 
 // infoFile reads the documents of an image file; its layers are not read, so
-// their uncompressed sizes are not known.
+// the uncompressed sizes of those that are compressed are not known.
 func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
 	src, err := openOnDisk(path)
 	if err != nil {
@@ -66,10 +68,16 @@ func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
 		return nil, err
 	}
 	var layers []layerstore.Layer
+	known := true
 	for _, l := range m.Layers {
-		layers = append(layers, layerstore.Layer{Digest: l.Desc.Digest, DiffID: l.DiffID, MediaType: l.Desc.MediaType, Size: l.Blob.Size()})
+		have := layerstore.Layer{Digest: l.Desc.Digest, DiffID: l.DiffID, MediaType: l.Desc.MediaType, Size: l.Blob.Size(), TarSize: plainSize(l.Blob)}
+		known = known && have.TarSize >= 0
+		layers = append(layers, have)
 	}
 	rec := record(m.Parsed, m.Config.Desc.Digest, m.Manifest.Desc.Digest, layers)
+	if !known {
+		rec.Size = -1
+	}
 	info := newInfo(&rec, m.Config.Raw, m.Manifest.Raw)
 	for _, n := range e.Names {
 		_, name := storedName(n)
@@ -85,6 +93,16 @@ func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
 		}
 	}
 	return info, nil
+}
+
+// plainSize returns the size of a layer's tar if it is not compressed, else -1.
+func plainSize(blob *io.SectionReader) int64 {
+	var head [18]byte
+	n, err := blob.ReadAt(head[:], 0)
+	if err != nil && err != io.EOF || seek.Detect(head[:n]) != seek.None {
+		return -1
+	}
+	return blob.Size()
 }
 
 func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
@@ -109,6 +127,9 @@ func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
 		if !slices.Contains(r.Images, rec.Manifest) {
 			continue
 		}
+		if r.Name != "" && r.Since.After(info.Tagged) {
+			info.Tagged = r.Since
+		}
 		for _, m := range r.Images {
 			if i, ok := all[m]; ok && m != rec.Manifest && !slices.Contains(info.Others, i.Platform) {
 				info.Others = append(info.Others, i.Platform)
@@ -127,7 +148,9 @@ func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
 			continue
 		}
 		info.RepoTags = append(info.RepoTags, ref.Familiar())
-		info.RepoDigests = append(info.RepoDigests, ref.FamiliarName()+"@"+string(r.Target))
+		if d := ref.FamiliarName() + "@" + string(r.Target); !slices.Contains(info.RepoDigests, d) {
+			info.RepoDigests = append(info.RepoDigests, d)
+		}
 	}
 	return info, nil
 }

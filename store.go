@@ -126,9 +126,10 @@ type ImageInfo struct {
 	RepoDigests []string
 	Platform    string
 	Created     time.Time
-	Size        int64  // bytes, uncompressed
-	Config      []byte // the raw config document
-	Manifest    []byte // the raw manifest
+	Tagged      time.Time // when the latest of its names was set; zero in place
+	Size        int64     // bytes, uncompressed; -1 in place, if a layer is compressed
+	Config      []byte    // the raw config document
+	Manifest    []byte    // the raw manifest
 	DiffIDs     []digest.Digest
 	// Layers, base first.
 	Layers []LayerInfo
@@ -143,6 +144,6 @@ type LayerInfo struct {
 	DiffID    digest.Digest
 	MediaType string
 	Size      int64 // bytes as shipped
-	TarSize   int64 // bytes, uncompressed
+	TarSize   int64 // bytes, uncompressed; -1 in place, if it is compressed
 	Oddities  int
 }

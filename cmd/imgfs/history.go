@@ -114,7 +114,10 @@ func historyRows(info *imgfs.ImageInfo, noTrunc, human bool, now time.Time) ([]h
 			created = *h.Created
 		}
 		row.CreatedSince, row.CreatedAt = term.Age(now, created), created.Format(time.RFC3339)
-		row.Size = term.Size(size)
+		row.Size = "N/A" // of an image file whose layers are compressed
+		if size >= 0 {
+			row.Size = term.Size(size)
+		}
 		if !human {
 			row.CreatedSince, row.Size = row.CreatedAt, strconv.FormatInt(size, 10)
 		}

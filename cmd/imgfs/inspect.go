@@ -60,7 +60,8 @@ func newInspect(a *app) *cobra.Command {
 		Short: "Show all that is known about images, as JSON",
 		Long: `Inspect prints a JSON array with an object for each image, in docker's field
 names. Layers, base first, tells of each layer its digest as shipped, its
-diffID, its sizes and how many oddities were met in it.`,
+diffID, its sizes and how many oddities were met in it. Of an image file whose
+layers are compressed, the uncompressed sizes are not known (-1).`,
 		Example: `  imgfs inspect alpine
   imgfs inspect --format '{{join .Config.Cmd " "}}' alpine
   imgfs inspect --format '{{json .Config.Labels}}' ./image.tar`,
@@ -116,6 +117,7 @@ func newInspected(info *imgfs.ImageInfo) (*inspected, error) {
 		Os: config.OS, OsVersion: config.OSVersion, Size: info.Size,
 		Layers: info.Layers, Others: info.Others,
 	}
+	i.Metadata.LastTagTime = info.Tagged
 	if i.RepoTags == nil {
 		i.RepoTags = []string{}
 	}
