@@ -235,6 +235,9 @@ func (b *blob) openForeign(err error) error {
 // pass.
 func temporaryError(err error) bool {
 	var e *Error
+	if errors.Is(err, ErrOffline) {
+		return true // it was there before
+	}
 	if errors.As(err, &e) {
 		return e.Status != 0 && retryable(e.Status) || temporary(e.Err)
 	}

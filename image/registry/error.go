@@ -180,7 +180,6 @@ func bounded(s string) string {
 func classify(err error) error {
 	var (
 		dns     *net.DNSError
-		op      *net.OpError
 		invalid *tls.CertificateVerificationError
 	)
 	switch {
@@ -190,8 +189,8 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", ErrCertificate, invalid.Err)
 	case errors.As(err, &dns):
 		return fmt.Errorf("%w: %s: %s", ErrOffline, dns.Name, dns.Err)
-	case errors.As(err, &op) && op.Op == "dial", errors.As(err, &op) && op.Op == "proxyconnect":
-		return fmt.Errorf("%w: %w", ErrOffline, op)
+	case isDial(err):
+		return fmt.Errorf("%w: %w", ErrOffline, err)
 	}
 	return err
 }

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -125,7 +124,8 @@ func (h *hosts) transport(host string) (http.RoundTripper, error) {
 
 // isPlain reports whether host is spoken to by plain HTTP. That may be so of
 // this machine and of hosts named as insecure, and of these only when they do
-// not speak TLS, for which they are asked once.
+// not answer by TLS, which they are asked once. A certificate that is not
+// trusted is an answer.
 func (h *hosts) isPlain(ctx context.Context, host string) (bool, error) {
 	if !isLoopback(host) && !h.config.isInsecure(host) {
 		return false, nil
@@ -144,13 +144,11 @@ func (h *hosts) isPlain(ctx context.Context, host string) (bool, error) {
 	if err == nil {
 		resp.Body.Close()
 	}
-	_, _, portErr := net.SplitHostPort(host)
-	noPort := portErr != nil
-	var notTLS tls.RecordHeaderError
-	plain = errors.As(err, &notTLS) || noPort && errors.Is(err, syscall.ECONNREFUSED)
-	if err != nil && !plain {
-		return false, err
+	if ctx.Err() != nil {
+		return false, ctx.Err()
 	}
+	var untrusted *tls.CertificateVerificationError
+	plain = err != nil && !errors.As(err, &untrusted)
 	h.mu.Lock()
 	h.plain[host] = plain
 	h.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +162,42 @@ func TestPlainMirror(t *testing.T) {
 	_, _, err := c.Resolve(context.Background(), ref(t, "x.invalid/a/b"))
 	if !errors.Is(err, registry.ErrOffline) || !strings.Contains(strings.Join(said, ""), "has to be named as an insecure registry") {
 		t.Errorf("%v, %q", err, said)
+	}
+}
+
+// TestProxy: a registry is reached through the proxy of the environment, which
+// a process reads once.
+func TestProxy(t *testing.T) {
+	const name = "registry.invalid"
+	img := newImage(t, layerOf(1000))
+	if os.Getenv("REGISTRY_TEST_PROXY") == "" {
+		f := serve(t, img)
+		var asked []string
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked = append(asked, r.Method+" "+r.Host)
+			if r.Method == http.MethodConnect {
+				regtest.Refuse(w, http.StatusBadGateway, "", "")
+				return
+			}
+			f.ServeHTTP(w, r)
+		}))
+		defer proxy.Close()
+		c := exec.Command(os.Args[0], "-test.run=^TestProxy$")
+		c.Env = append(os.Environ(), "REGISTRY_TEST_PROXY=1", "HTTP_PROXY="+proxy.URL, "HTTPS_PROXY="+proxy.URL, "NO_PROXY=")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if all := strings.Join(asked, ","); !strings.Contains(all, "CONNECT "+name+":443,GET "+name) {
+			t.Errorf("the proxy was asked: %s", all)
+		}
+		return
+	}
+	conf := new(registry.Config)
+	if err := conf.AddInsecure(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.pull(quick(t, registry.Options{Config: conf}), ref(t, name+"/team/app:1")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -60,7 +60,7 @@ func (p policy) Retry(attempt int, resp *http.Response, err error) (time.Duratio
 	wait := backoff(p.first, attempt)
 	why := ""
 	switch {
-	case err != nil && !temporary(err):
+	case err != nil && (!temporary(err) || isDial(err) && attempt > 0):
 		return -1, nil
 	case err != nil:
 		why = scrub(withoutURL(err).Error())
@@ -111,6 +111,16 @@ func temporary(err error) bool {
 		}
 	}
 	return false
+}
+
+// isDial reports whether err is about a connection that never stood: without
+// a network it is not worth to wait for long.
+func isDial(err error) bool {
+	var (
+		dns *net.DNSError
+		op  *net.OpError
+	)
+	return errors.As(err, &dns) || errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect")
 }
 
 // retryAfter reads the header of that name: seconds, or a date.

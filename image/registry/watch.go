@@ -34,7 +34,9 @@ func watch(t http.RoundTripper, req *http.Request, silence time.Duration) (*http
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, silence: silence}
+	timer = time.AfterFunc(silence, func() { cancel(errSilent) })
+	timer.Stop()
+	resp.Body = &watched{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, silence: silence, timer: timer}
 	return resp, nil
 }
 
@@ -45,6 +47,7 @@ type watched struct {
 	cancel context.CancelCauseFunc
 
 	silence time.Duration // that is borne
+	timer   *time.Timer   // runs during a Read; cancels
 
 	// What came in the time that was spent waiting for it.
 	waited time.Duration
@@ -52,10 +55,10 @@ type watched struct {
 }
 
 func (w *watched) Read(p []byte) (int, error) {
-	timer := time.AfterFunc(w.silence, func() { w.cancel(errSilent) })
+	w.timer.Reset(w.silence)
 	began := time.Now()
 	n, err := w.ReadCloser.Read(p)
-	timer.Stop()
+	w.timer.Stop()
 	w.waited += time.Since(began)
 	w.got += n
 	if w.got >= trickle {
