@@ -61,8 +61,14 @@ func (s *Stack) Part(ctx context.Context, path string) (*Stack, error) {
 	return part, err
 }
 
-// ErrNoLayer marks a layer that a stack does not have.
-var ErrNoLayer = fmt.Errorf("no such layer: %w", fs.ErrNotExist)
+// ErrNoLayer marks a layer that a stack does not have. It is fs.ErrNotExist,
+// too.
+var ErrNoLayer error = noLayerError{}
+
+type noLayerError struct{}
+
+func (noLayerError) Error() string        { return "no such layer" }
+func (noLayerError) Is(target error) bool { return target == fs.ErrNotExist }
 
 // FindLayer returns the place in s.Layers of the layer that which names: its
 // number, its diffID or digest, or the first digits of one. The error is
@@ -84,7 +90,7 @@ func (s *Stack) FindLayer(which string) (int, error) {
 		}
 	}
 	if at < 0 {
-		return 0, fmt.Errorf("layer %s: %w: there are %d, from 0", which, ErrNoLayer, len(s.Layers))
+		return 0, fmt.Errorf("layer %s: %w: there are %d, the first is 0", which, ErrNoLayer, len(s.Layers))
 	}
 	return at, nil
 }
