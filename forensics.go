@@ -122,8 +122,6 @@ type stackOpener struct {
 	img   *Image
 	stack *forensics.Stack // which closes all that was opened so far
 	stage *layerstore.Stage
-
-	tables []*index.Layer // of a tree that is to be merged
 }
 
 // open makes the stack of the layers that which chooses; "" is all.
