@@ -178,11 +178,73 @@ func (s *Store) pullEntry(ctx context.Context, r remote, ref image.Reference, e 
 	}
 	defer stage.Discard()
 	l := &loader{s: s, stage: stage, opt: opt.LoadOptions, platform: platform, one: !opt.AllPlatforms, from: &repository{r, ref}}
+	if opt.AllPlatforms {
+		if err := l.attestations(ctx, e); err != nil {
+			return "", err
+		}
+	}
 	loaded, err := l.load(ctx, []archive.Entry{*e})
 	if err != nil {
 		return "", err
 	}
 	return loaded[0].ID, nil
+}
+
+// maxAttestation bounds a part of an attestation, such as a list of packages.
+const maxAttestation = 64 << 20 // bytes
+
+// attestations brings the attestations that the index of an entry lists, as
+// blobs, so that the index can be passed on whole.
+func (l *loader) attestations(ctx context.Context, e *archive.Entry) error {
+	for i := range e.Images {
+		if m := &e.Images[i]; m.Attestation {
+			if err := l.attestation(ctx, m.Manifest.Desc); err != nil {
+				return fmt.Errorf("attestation %s: %w", m.Manifest.Desc.Digest, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (l *loader) attestation(ctx context.Context, d ocispec.Descriptor) error {
+	raw, err := l.from.Document(ctx, l.from.ref, d)
+	if err != nil {
+		return err
+	}
+	m, err := image.ParseManifest(raw, d.MediaType)
+	if err != nil {
+		return err
+	}
+	if err := l.stage.Blob(d.Digest, raw); err != nil {
+		return err
+	}
+	for _, part := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+		raw, err := l.small(ctx, part)
+		if err == nil {
+			err = l.stage.Blob(part.Digest, raw)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// small returns a blob of the registry whole, verified.
+func (l *loader) small(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	if d.Size > maxAttestation {
+		return nil, fmt.Errorf("%w: %s of %d bytes: limit is %d", image.ErrMalformed, d.Digest, d.Size, maxAttestation)
+	}
+	r, err := l.from.Blob(ctx, l.from.ref, d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	raw, err := io.ReadAll(io.LimitReader(r, d.Size))
+	if err != nil {
+		return nil, err
+	}
+	return raw, image.VerifyDocument(raw, d)
 }
 
 // stored returns ref as the store names what is pulled by it: a digest leaves

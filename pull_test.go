@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,6 +38,7 @@ func aside(t testing.TB) {
 		t.(*testing.T).Setenv(name, filepath.Join(dir, name))
 	}
 	t.(*testing.T).Setenv("REGISTRY_AUTH_FILE", "")
+	os.Unsetenv("REGISTRY_AUTH_FILE") // docker-registry takes it for itself
 }
 
 // A published image is what was put into a fake registry.
