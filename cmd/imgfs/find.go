@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"strconv"
 	"strings"
@@ -212,7 +213,9 @@ Placeholders of --format: .Image ` + recordFields,
 			p := newFindPrinter(a, format, all || deleted || len(args) > 1, null)
 			opt := forensics.FindOptions{Deleted: deleted, Hash: !p.list.isTable()}
 			find := func(s *forensics.Stack, name, platform string) error {
-				if err := what.owners(ctx, s, m); err != nil {
+				if err := what.owners(ctx, s, m); all && errors.Is(err, fs.ErrNotExist) {
+					return nil // nobody of that name
+				} else if err != nil {
 					return err
 				}
 				return s.Find(ctx, m, opt, func(r *forensics.Record) error {
