@@ -17,6 +17,10 @@ import (
 	"github.com/imgfs/imgfs/layerstore"
 )
 
+// ErrUnknownNeed marks an upper that does not say which image it lies over:
+// nothing is removed from the store then.
+var ErrUnknownNeed = errors.New("it does not say which image it needs")
+
 // upperUses returns the images that uppers lie over. An upper that cannot be
 // read is an error: what it needs is not known, so nothing may be removed.
 func (s *Store) upperUses() ([]layerstore.Use, error) {
@@ -34,7 +38,7 @@ func (s *Store) upperUses() ([]layerstore.Use, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // being made: by who holds a lease
 		case err != nil:
-			return nil, fmt.Errorf("upper %s: it does not say which image it needs: %w", e.Name(), err)
+			return nil, fmt.Errorf("upper %s: %w: %w", e.Name(), ErrUnknownNeed, err)
 		case c.File != "" && isThere(c.File):
 			continue // it lies over that file
 		}

@@ -11,12 +11,13 @@
 //	index/seek/HEX            seek index of a blob, by digest; derived
 //	index/sidecar/HEX         seekable copy of a blob that has no place to enter; derived
 //	index/place/HEX.*         the same for files mounted in place, by their identity; derived
-//	leases/                   files flocked by who uses an image
+//	leases/                   claims of who uses an image, flocked by it
 //	tmp/                      staging: what a load brings before it is whole
 //
 // A file gets its name only when it is complete and verified, by rename, and
 // is never changed afterwards. The database is held only inside transactions
-// of a few milliseconds, behind a blocking flock.
+// of a few milliseconds, behind a blocking flock. What is removed, and what keeps
+// it, stands in gc.go.
 //
 // The package does not know image archives, registries, trees over layers,
 // nor FUSE.

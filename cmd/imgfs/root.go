@@ -444,6 +444,8 @@ func hint(err error) string {
 		return "imgfs upper ls lists the uppers"
 	case removeHint(err) != "":
 		return removeHint(err)
+	case errors.Is(err, imgfs.ErrUnknownNeed):
+		return "imgfs upper rm NAME removes that upper with its changes"
 	case errors.Is(err, imgfs.ErrDamaged):
 		return "move imgfs.db out of the store and load its images again: names are lost with it, layers are not"
 	case errors.Is(err, index.ErrCorrupt):
