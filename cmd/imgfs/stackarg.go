@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
 )
 
@@ -19,7 +20,11 @@ func (a *app) withStack(ctx context.Context, arg string, f *imageFlags, do func(
 	if err != nil {
 		return err
 	}
-	s, err := st.OpenStack(ctx, arg, f.options(a))
+	var s *forensics.Stack
+	err = a.opening(ctx, f.options(a), func(ctx context.Context, opt imgfs.OpenOptions) (err error) {
+		s, err = st.OpenStack(ctx, arg, opt)
+		return err
+	})
 	if err != nil {
 		return notImage(err)
 	}
