@@ -3,13 +3,10 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -75,10 +72,12 @@ Placeholders of --format: .Level .Rule .Layer .Path .What .DiffID .Offset
 			if err != nil {
 				return usagef("--level: %w", err)
 			}
-			p := &lintPrinter{out: bufio.NewWriter(a.stdout), format: format, seen: make(map[string]int)}
+			ctx, stop := interruptible(c.Context())
+			defer stop()
+			p := newLintPrinter(a, format)
 			failed := false
-			err = a.withStack(c.Context(), args[0], &flags, func(s *forensics.Stack) error {
-				return forensics.Lint(c.Context(), s, forensics.LintOptions{Now: time.Now()}, func(f *forensics.Finding) error {
+			err = a.withStack(ctx, args[0], &flags, func(s *forensics.Stack) error {
+				return forensics.Lint(ctx, s, forensics.LintOptions{}, func(f *forensics.Finding) error {
 					failed = failed || fail.Matches(f)
 					if f.Level < level {
 						return nil
@@ -86,10 +85,7 @@ Placeholders of --format: .Level .Rule .Layer .Path .What .DiffID .Offset
 					return p.add(s, f)
 				})
 			})
-			if err != nil {
-				return errors.Join(err, p.out.Flush())
-			}
-			if err := p.finish(a.toTerminal()); err != nil {
+			if err := p.end(err); err != nil {
 				return err
 			}
 			if failed {
@@ -107,61 +103,59 @@ Placeholders of --format: .Level .Rule .Layer .Path .What .DiffID .Offset
 	return c
 }
 
-// A lintPrinter prints findings, as they come or as a table at the end.
+// A lintPrinter prints findings, a table with the worst first.
 type lintPrinter struct {
-	out    *bufio.Writer
-	format string
-	rows   []lintRow
-	seen   map[string]int // findings by rule
-	order  []string       // of rules
+	list  *listing[lintRow]
+	seen  map[string]int // findings by rule
+	order []string       // of rules
+}
+
+func newLintPrinter(a *app, format string) *lintPrinter {
+	header := lintRow{
+		Level: "LEVEL", Rule: "RULE", Layer: "LAYER", Path: "PATH", What: "WHAT", DiffID: "DIFFID",
+		Offset: "OFFSET", Spec: "SPEC", Elsewhere: "ELSEWHERE",
+	}
+	def := "{{.Level}}\t{{.Rule}}\t{{.Layer}}\t{{.What}}\t{{.Path}}"
+	return &lintPrinter{list: newListing(a, format, def, header), seen: make(map[string]int)}
 }
 
 func (p *lintPrinter) add(s *forensics.Stack, f *forensics.Finding) error {
-	if p.format == "json" {
-		return term.JSON(p.out, newLintInfo(s, f), "")
-	}
 	if p.seen[f.Rule.ID]++; p.seen[f.Rule.ID] == 1 {
 		p.order = append(p.order, f.Rule.ID)
 	}
-	if p.isTable() && p.seen[f.Rule.ID] > lintMost {
+	if p.list.isTable() && p.seen[f.Rule.ID] > lintMost {
 		return nil
 	}
-	r := lintRow{
-		Level: f.Level.String(), Rule: f.Rule.ID, Layer: "-", Path: f.Path, What: f.What, Offset: "-",
-		Spec: f.Rule.Spec, Elsewhere: f.Rule.Elsewhere,
-	}
-	if f.Layer >= 0 {
-		r.Layer, r.DiffID = strconv.Itoa(f.Layer), diffID(s, f.Layer)
-	}
-	if f.Offset >= 0 {
-		r.Offset = strconv.FormatInt(f.Offset, 10)
-	}
-	p.rows = append(p.rows, r)
-	return nil
+	return p.list.add(newLintInfo(s, f), func() lintRow {
+		r := lintRow{
+			Level: f.Level.String(), Rule: f.Rule.ID, Layer: "-", Path: f.Path, What: f.What, Offset: "-",
+			Spec: f.Rule.Spec, Elsewhere: f.Rule.Elsewhere,
+		}
+		if f.Layer >= 0 {
+			r.Layer, r.DiffID = strconv.Itoa(f.Layer), diffID(s, f.Layer)
+		}
+		if f.Offset >= 0 {
+			r.Offset = strconv.FormatInt(f.Offset, 10)
+		}
+		return r
+	})
 }
 
-func (p *lintPrinter) isTable() bool { return p.format == "" || p.format == "table" }
-
-// finish prints what is not printed yet.
-func (p *lintPrinter) finish(terminal bool) error {
-	if p.format != "json" && (len(p.rows) > 0 || p.format != "") {
-		if p.isTable() {
-			for _, id := range p.order {
-				if more := p.seen[id] - lintMost; more > 0 {
-					what := fmt.Sprintf("and %d more (--format json shows all)", more)
-					p.rows = append(p.rows, lintRow{Level: forensics.RuleOf(id).Level.String(), Rule: id, Layer: "-", What: what})
-				}
+// end prints what is not printed yet; a table without rows is nothing.
+func (p *lintPrinter) end(err error) error {
+	if p.list.isTable() {
+		for _, id := range p.order {
+			if more := p.seen[id] - lintMost; more > 0 {
+				what := fmt.Sprintf("and %d more (--format json shows all)", more)
+				p.list.rows = append(p.list.rows, lintRow{Level: forensics.RuleOf(id).Level.String(), Rule: id, Layer: "-", What: what})
 			}
-			slices.SortStableFunc(p.rows, func(a, b lintRow) int { return cmp.Compare(levelOf(b), levelOf(a)) })
 		}
-		header := lintRow{Level: "LEVEL", Rule: "RULE", Layer: "LAYER", Path: "PATH", What: "WHAT", DiffID: "DIFFID",
-			Offset: "OFFSET", Spec: "SPEC", Elsewhere: "ELSEWHERE"}
-		def := "{{.Level}}\t{{.Rule}}\t{{.Layer}}\t{{.What}}\t{{.Path}}"
-		if err := formatError(term.Rows(p.out, p.format, def, terminal, header, p.rows)); err != nil {
+		slices.SortStableFunc(p.list.rows, func(a, b lintRow) int { return cmp.Compare(levelOf(b), levelOf(a)) })
+		if len(p.list.rows) == 0 {
 			return err
 		}
 	}
-	return p.out.Flush()
+	return p.list.end(err)
 }
 
 // levelOf returns the level of a row.
