@@ -98,8 +98,10 @@ func (a *app) working(ctx context.Context, quiet bool, do func(context.Context, 
 		return do(ctx, opt)
 	}
 	opt.Progress = bars
+	a.bars.Store(bars)
 	opt.Warn = func(line string) { fmt.Fprintf(bars, "imgfs: %s\n", term.Escape(line)) }
 	err := do(ctx, opt)
+	a.bars.Store(nil)
 	bars.Wait()
 	return err
 }

@@ -209,5 +209,6 @@ func (a *app) progress(ctx context.Context, quiet bool) (p imgfs.Progress, end f
 	if bars == nil {
 		return nil, func() {}
 	}
-	return bars, bars.Wait
+	a.bars.Store(bars)
+	return bars, func() { a.bars.Store(nil); bars.Wait() }
 }

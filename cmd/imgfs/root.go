@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +52,7 @@ type app struct {
 
 	root   string // --root; empty: where imgfs.DefaultRoot says
 	remote imgfs.RemoteOptions
+	bars   atomic.Pointer[term.Bars] // that are drawn now; nil: none
 	opened *imgfs.Store
 	ran    bool // a verb was reached: its errors are not about usage
 }
@@ -78,6 +80,7 @@ func (a *app) store() (*imgfs.Store, error) {
 	}
 	a.opened, err = imgfs.Open(root)
 	if err == nil {
+		a.remote.UserAgent, a.remote.Log = "imgfs/"+buildInfo().Version, a.logRemote()
 		a.opened.SetRemote(a.remote)
 	}
 	return a.opened, err

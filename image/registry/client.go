@@ -162,8 +162,10 @@ func (c *Client) isDown(host string) bool {
 // mirrorFailed says that a mirror is left out. What did not answer is not
 // asked again.
 func (c *Client) mirrorFailed(e endpoint, err error) {
-	c.log("mirror %s is left out: %v", e.host, err)
 	var failed *Error
+	if !errors.Is(err, ErrNotFound) {
+		c.log("mirror %s is left out: %v", e.host, err)
+	}
 	if !errors.As(err, &failed) || failed.Status == 0 && !errors.Is(err, image.ErrMalformed) || failed.Status >= 500 || failed.Status == http.StatusTooManyRequests {
 		c.mu.Lock()
 		c.down[e.host] = true

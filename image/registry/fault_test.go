@@ -162,8 +162,12 @@ func TestFaults(t *testing.T) {
 			w.Write([]byte("12345"))
 		}), image.ErrMalformed, "the server has 6"},
 		{"no such range", first(always, func(r *http.Request) bool { return isBlob(r) && r.Header.Get("Range") != "" }, refuse(416)), image.ErrMalformed, "the server has fewer"},
-		{"a redirect to itself", first(always, isBlob, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, 307) }), errAny, "over 10 redirects"},
-		{"a redirect to a file", first(always, isBlob, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd?sig=1", 307) }), errAny, ""},
+		{"a redirect to itself", first(always, isBlob, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+		}), errAny, "over 10 redirects"},
+		{"a redirect to a file", first(always, isBlob, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd?sig=1", http.StatusTemporaryRedirect)
+		}), errAny, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
