@@ -112,6 +112,13 @@ func allRows() []row {
 		tarRate:      {{most: 850, atLeast: true}},
 		indexShare:   {{most: 5}},
 	}
+	pulls := map[string][]limit{untilMounted: {
+		{peer: decodeIs, most: 1.15}, {peer: skopeoIs, most: 1.0 / 3}, {peer: umociIs, most: 1.0 / 3},
+	}}
+	verbs := map[string][]limit{
+		aVerb: {{most: 0.020}}, listed: {{most: 0.050}}, onlyIDs: {{most: 0.050}}, filtered: {{most: 0.050}},
+		looked: {{most: 0.050}}, named: {{most: 0.050}}, removed: {{most: 2}}, collected: {{most: 2}},
+	}
 	small := map[string][]limit{indexShare: loads[indexShare]}
 	mounts := alone(limit{most: 0.030})
 	places := map[string][]limit{firstMount: {{most: 0.5}}, laterMount: {{most: 0.030}}}
@@ -126,6 +133,9 @@ func allRows() []row {
 		{name: "mount", group: "load", shape: "deep", turn: mountTurn, systems: []string{imgfsIs, imgfsRWIs, overlayIs}, runs: 10, limits: mounts},
 		{name: "mount", group: "load", shape: "many", turn: mountTurn, systems: []string{imgfsIs, imgfsRWIs, overlayIs}, runs: 10, limits: mounts},
 		{name: "first byte", group: "load", shape: "base", turn: firstByteTurn, systems: mountPeers},
+
+		{name: "pull", group: "registry", shape: "app", file: true, turn: pullTurn, systems: []string{imgfsIs, skopeoIs, umociIs, fetchIs, decodeIs}, limits: pulls},
+		{name: "store", group: "registry", turn: storeTurn, systems: []string{imgfsIs}, limits: verbs},
 
 		{name: "read", group: "read", shape: "app", systems: bigPeers, limits: asFast()},
 		{name: "lstat", group: "read", shape: "app", systems: append(bigPeers, fuseOverlayIs), limits: asFast()},
@@ -164,7 +174,7 @@ func chooseRows(groups, names []string, quick bool) ([]row, error) {
 	all := allRows()
 	for _, g := range groups {
 		if !slices.ContainsFunc(all, func(r row) bool { return r.group == g }) {
-			return nil, fmt.Errorf("no such group: %s (hot, load, read, write)", g)
+			return nil, fmt.Errorf("no such group: %s (hot, load, registry, read, write)", g)
 		}
 	}
 	called := func(r row, name string) bool { return name == r.name || name == r.title() }

@@ -43,6 +43,7 @@ func programOf(system string) string {
 	return map[string]string{
 		erofsIs: "mkfs.erofs", overTarIs: "mkfs.erofs", fuseOverlayIs: "fuse-overlayfs",
 		squashfuseIs: "squashfuse", archivemountIs: "archivemount", podmanIs: "podman", umociIs: "umoci",
+		skopeoIs: "skopeo", fetchIs: "docker-registry", decodeIs: "gzip",
 	}[system]
 }
 
