@@ -106,6 +106,14 @@ func plainSize(blob *io.SectionReader) int64 {
 }
 
 func (s *Store) infoRecord(rec *layerstore.Image) (*ImageInfo, error) {
+	_, lease, ok, err := s.ls.LeaseImage(rec.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, errRemoved
+	}
+	defer lease.Close()
 	config, err := s.ls.ReadBlob(rec.ID, image.MaxDocument)
 	if err != nil {
 		return nil, err

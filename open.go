@@ -87,15 +87,24 @@ func (s *Store) openSource(ctx context.Context, src string, stdin io.Reader, opt
 	if isPath(src) {
 		return s.openFile(ctx, src, opt)
 	}
-	rec, name, err := s.findOrPull(ctx, src, opt)
-	if errors.Is(err, image.ErrNotFound) && onDisk(src) {
-		return s.openFile(ctx, src, opt)
+	for again := 0; ; again++ {
+		rec, name, err := s.findOrPull(ctx, src, opt)
+		if errors.Is(err, image.ErrNotFound) && onDisk(src) {
+			return s.openFile(ctx, src, opt)
+		}
+		if err != nil {
+			return nil, err
+		}
+		i, err := s.openRecord(ctx, rec, name)
+		if err != errRemoved || again == maxAgain {
+			return i, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return s.openRecord(ctx, rec, name)
 }
+
+// errRemoved says that an image was removed after it was found: the name may
+// lead to another by now.
+var errRemoved = fmt.Errorf("%w any more", image.ErrNotFound)
 
 // loadAndOpen loads an archive and opens the only image in it.
 func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, opt OpenOptions) (*Image, error) {
@@ -125,6 +134,12 @@ func (s *Store) loadAndOpen(ctx context.Context, src string, stdin io.Reader, op
 // means, and the name as docker prints it.
 func (s *Store) find(src, platform string) (*layerstore.Image, string, error) {
 	rec, name, err := s.findAny(src, platform)
+	for range maxAgain { // a name and its image are read one after the other
+		if !errors.Is(err, layerstore.ErrDamaged) {
+			break
+		}
+		rec, name, err = s.findAny(src, platform)
+	}
 	if errors.Is(err, image.ErrNotFound) {
 		if err := s.ls.Check(); err != nil {
 			return nil, "", err
@@ -294,7 +309,7 @@ func (s *Store) openRecord(ctx context.Context, rec *layerstore.Image, name stri
 		return nil, err
 	}
 	if !ok {
-		return nil, image.ErrNotFound // removed since it was found
+		return nil, errRemoved
 	}
 	path := s.ls.TreePath(treeChain(rec))
 	tree, err := openTree(path, func() error { return s.rebuildTree(ctx, rec) })
