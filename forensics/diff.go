@@ -100,7 +100,8 @@ func Diff(ctx context.Context, a, b *Stack, opt DiffOptions, f func(*Difference)
 	if err := b.Tree.Walk(ctx, d.entry); err != nil {
 		return err
 	}
-	for d.left.next() {
+	for d.more || d.left.next() {
+		d.more = false
 		if err := d.only(d.left.e, Removed); err != nil {
 			return err
 		}

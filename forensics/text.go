@@ -7,8 +7,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
+
+	"github.com/imgfs/imgfs/internal/term"
 )
 
 // MaxText is how large a file may be to be compared line by line, in bytes.
@@ -23,7 +27,7 @@ func Unified(ctx context.Context, a, b *Stack, d *Difference) ([]byte, error) {
 	if !isFile(d.A) && !isFile(d.B) || d.Change == Changed && d.What&(DiffContent|DiffType) == 0 {
 		return nil, nil
 	}
-	oldName, newName := "a/"+d.Path, "b/"+d.Path
+	oldName, newName := patchName("a/"+d.Path), patchName("b/"+d.Path)
 	var texts [2][]byte
 	for i, side := range []struct {
 		s *Stack
@@ -35,7 +39,7 @@ func Unified(ctx context.Context, a, b *Stack, d *Difference) ([]byte, error) {
 			continue
 		}
 		if side.e.Size > MaxText {
-			return fmt.Appendf(nil, "Files a/%s and b/%s differ: one has over %d bytes\n", d.Path, d.Path, MaxText), nil
+			return fmt.Appendf(nil, "Files %s and %s differ: one has over %d bytes\n", oldName, newName, MaxText), nil
 		}
 		text, err := readAll(ctx, side.s.Tree, side.e)
 		if err != nil {
@@ -51,6 +55,15 @@ func Unified(ctx context.Context, a, b *Stack, d *Difference) ([]byte, error) {
 		return rest, nil
 	}
 	return nil, nil
+}
+
+// patchName returns a name as it stands in a patch: in quotes, as git writes
+// it, if it is not one word for sure.
+func patchName(name string) string {
+	if term.Escape(name) != name || strings.ContainsAny(name, "\"\\") {
+		return strconv.QuoteToASCII(name)
+	}
+	return name
 }
 
 // readAll returns the content of a file of bounded size.

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"slices"
 
+	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/term"
 )
 
@@ -48,6 +49,16 @@ func (s *Stack) Waste(ctx context.Context, duplicates bool, top int) (*Waste, er
 	}
 	if err := s.eachPath(ctx, m.path); err != nil {
 		return nil, err
+	}
+	for _, l := range s.Layers { // what a layer itself wrote twice has no path
+		err := l.eachFile(ctx, func(n *index.Node) {
+			if n.Nlink == 0 {
+				m.w.Overwritten += n.Size
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	if duplicates {
 		if err := m.duplicates(); err != nil {
