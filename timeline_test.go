@@ -5,6 +5,7 @@ package imgfs_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/internal/fusetest"
+	"github.com/imgfs/imgfs/internal/tartest"
 )
 
 // writeTimeline writes the timeline of an image in a form, and counts the
@@ -107,6 +109,65 @@ func TestFindAgainstFind(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("find %s: %d files, want %d\n got %.300q\nwant %.300q", tt.flags, len(got), len(want), got, want)
+		}
+	}
+}
+
+// TestFindByHash compares searches by hashes with a walk of everything, where
+// a layer has links into those below it, and where none has.
+func TestFindByHash(t *testing.T) {
+	b := newOCI(t)
+	var layers []packedLayer
+	for _, text := range []string{"etc/ etc/a=1 etc/b=2 h=>etc/a d/ d/x=1 d/y/ d/y/z=3", "etc/a=11 .wh.d", "etc/a/ etc/a/x=2 d=4 n=11"} {
+		layers = append(layers, packed(t, tartest.Tar(t, text), "gzip"))
+	}
+	unlinked := b.write(named(b.image("linux/amd64", layers, nil), "docker.io/test/unlinked:latest"))
+	for _, path := range []string{stackImage(t), unlinked} {
+		findByHash(t, path)
+	}
+}
+
+func findByHash(t *testing.T, path string) {
+	s := openStore(t)
+	st := openStack(t, s, path)
+	find := func(sums ...string) (found []string) {
+		m := &forensics.Match{Sums: forensics.Sums{}}
+		for _, sum := range sums {
+			if err := m.Sums.Add(sum); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.Sums.Sort()
+		err := st.Find(context.Background(), m, forensics.FindOptions{Deleted: true, Hash: true}, func(r *forensics.Record) error {
+			found = append(found, fmt.Sprintf("%s %d %s %s", r.Path, r.Layer, r.State, r.SHA256))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	var all, sums []string
+	err := st.Find(context.Background(), &forensics.Match{Types: "f"}, forensics.FindOptions{Deleted: true, Hash: true}, func(r *forensics.Record) error {
+		all = append(all, fmt.Sprintf("%s %d %s %s", r.Path, r.Layer, r.State, r.SHA256))
+		sums = append(sums, r.SHA256)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := find(sums...); len(all) < 8 || !slices.Equal(got, all) {
+		t.Errorf("by all hashes\n got %q\nwant %q", got, all)
+	}
+	for _, sum := range sums {
+		var want []string
+		for _, line := range all {
+			if strings.HasSuffix(line, sum) {
+				want = append(want, line)
+			}
+		}
+		if got := find(sum); !slices.Equal(got, want) {
+			t.Errorf("by %s\n got %q\nwant %q", sum, got, want)
 		}
 	}
 }

@@ -109,7 +109,7 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 		}
 		return f(r)
 	}
-	err := s.Versions(ctx, "", Versions{Version: func(v *Version) error {
+	err := q.each(func(v *Version) error {
 		if v.State != Live && !opt.Deleted {
 			return nil
 		}
@@ -122,7 +122,7 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 			return nil
 		}
 		return tell(v)
-	}})
+	})
 	if err != nil || m.Content == nil {
 		return err
 	}
@@ -176,6 +176,64 @@ func (q *layerSearch) prepare() (none bool, err error) {
 		none = none && len(headers) == 0
 	}
 	return none, nil
+}
+
+// maxHits is up to how many files with the hashes looked for the paths of a
+// stack are walked one by one.
+const maxHits = 1000
+
+// each calls f for the versions that may match: all, or where few files have
+// the hashes that are looked for those of their paths.
+func (q *layerSearch) each(f func(*Version) error) error {
+	hits := 0
+	for k, headers := range q.headers {
+		hits += len(headers)
+		if q.trees[k].t.Meta().Links > 0 {
+			hits = maxHits + 1 // a file may have names in other layers
+		}
+	}
+	if q.headers == nil || hits > maxHits {
+		return q.s.Versions(q.ctx, "", Versions{Version: f})
+	}
+	paths, err := q.hitPaths()
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		err := q.s.Versions(q.ctx, relative(q.s.Path, path), Versions{Version: func(v *Version) error {
+			if v.Path != path {
+				return nil // below a directory of another layer
+			}
+			return f(v)
+		}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hitPaths returns the paths under which layers have files with the hashes
+// looked for, in the order of a walk.
+func (q *layerSearch) hitPaths() (paths []string, err error) {
+	for k, headers := range q.headers {
+		if len(headers) == 0 {
+			continue
+		}
+		err := q.trees[k].Walk(q.ctx, func(e *Entry) error {
+			_, ok := headers[e.Header]
+			below := q.s.Path == "" || e.Path == q.s.Path || strings.HasPrefix(e.Path, q.s.Path+"/")
+			if ok && below && e.IsRegular() {
+				paths = append(paths, e.Path)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(paths, ComparePaths)
+	return slices.Compact(paths), nil
 }
 
 // matches judges a version by all but its content.
