@@ -96,12 +96,12 @@ func (c *Client) endpoints(ref image.Reference) []endpoint {
 
 // repo returns oras-go's idea of e.
 func (c *Client) repo(ctx context.Context, e endpoint) (*remote.Repository, error) {
-	plain, err := c.hosts.isPlain(ctx, e.host)
-	if e.isMirror {
-		plain, err = e.mirror.plain, nil
-		if plain && !isLoopback(e.host) && !c.config.isInsecure(e.host) {
-			return nil, &Error{Host: e.host, Err: errPlainMirror}
-		}
+	plain, err := e.mirror.plain, error(nil)
+	switch {
+	case !e.isMirror:
+		plain, err = c.hosts.isPlain(ctx, e.host)
+	case plain && !isLoopback(e.host) && !c.config.isInsecure(e.host):
+		err = errPlainMirror
 	}
 	if err != nil {
 		return nil, newError(e.host, e.repository, "", err)
