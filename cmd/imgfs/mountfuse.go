@@ -40,7 +40,7 @@ func helpMount(a *app, args []string) int {
 		return exitOK
 	}
 	if err := a.mountBackground(context.Background(), req); err != nil {
-		if exitCode(err) == exitNotFound && hint(err) == "" {
+		if exitCode(err) == exitNotFound && (hint(err) == "" || isMissing(err)) {
 			err = a.inUsersStore(err, []string{req.Image})
 		}
 		a.reportHelper(err)

@@ -50,6 +50,8 @@ func remoteHint(e *imgfs.RegistryError) string {
 		return "--insecure-registry " + e.Host + " lets it, if nobody in between could listen or lie"
 	case errors.Is(e, imgfs.ErrCertificate):
 		return "put its authority into /etc/docker/certs.d/" + e.Host + "/ca.crt; --insecure-registry " + e.Host + " asks for none"
+	case errors.Is(e, imgfs.ErrOffline) && strings.HasPrefix(e.What, "blob "):
+		return "what came is kept: the next pull goes on from there"
 	case errors.Is(e, imgfs.ErrOffline):
 		return "images of the store need no network (imgfs images lists them); imgfs load -i FILE brings one from a file"
 	case e.Repository == "":

@@ -106,7 +106,7 @@ func (a *app) run(args []string) int {
 		err = &usageError{err: err}
 	case errors.Is(err, context.Canceled):
 		err = errInterrupted
-	case err != nil && exitCode(err) == exitNotFound && hint(err) == "":
+	case err != nil && exitCode(err) == exitNotFound && (hint(err) == "" || isMissing(err)):
 		err = a.otherTags(a.inUsersStore(err, c.Flags().Args()), c.Flags().Args())
 	}
 	a.report(err)
@@ -272,7 +272,7 @@ func (a *app) inUsersStore(err error, args []string) error {
 	src, _ := image.SplitPath(args[0], nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	look := exec.CommandContext(ctx, "/proc/self/exe", "--root", root, "inspect", "--", src)
+	look := exec.CommandContext(ctx, "/proc/self/exe", "--root", root, "inspect", "--pull", "never", "--", src)
 	look.Args[0] = "imgfs"
 	look.Dir, look.Env = "/", []string{"HOME=" + u.HomeDir}
 	look.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
@@ -282,10 +282,19 @@ func (a *app) inUsersStore(err error, args []string) error {
 	return &hintError{err: err, hint: fmt.Sprintf("user %s has %s: run it without sudo, or with --root %s", u.Username, src, root)}
 }
 
+// isMissing reports whether err is about an image that is neither in the store
+// nor to be had: what else the store has is a better hint than what the
+// registry's error has.
+func isMissing(err error) bool {
+	var missing *imgfs.MissingError
+	return errors.As(err, &missing)
+}
+
 // otherTags adds to err, which says that something was not found, which other
 // tags the store has of the image that was asked for.
 func (a *app) otherTags(err error, args []string) error {
-	if hint(err) != "" || len(args) == 0 {
+	var told *hintError
+	if errors.As(err, &told) || len(args) == 0 {
 		return err
 	}
 	src, _ := image.SplitPath(args[0], nil)
