@@ -13,6 +13,7 @@
 //	index/place/HEX.*         the same for files mounted in place, by their identity; derived
 //	leases/                   claims of who uses an image, flocked by it
 //	tmp/                      staging: what a load brings before it is whole
+//	tmp/partial/              blobs on their way here, as far as they came
 //
 // A file gets its name only when it is complete and verified, by rename, and
 // is never changed afterwards. The database is held only inside transactions
