@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -57,13 +56,24 @@ func Unified(ctx context.Context, a, b *Stack, d *Difference) ([]byte, error) {
 	return nil, nil
 }
 
-// patchName returns a name as it stands in a patch: in quotes, as git writes
-// it, if it is not one word for sure.
+// patchName returns a name as it stands in a patch: in quotes and with octal
+// escapes, as git writes it and patch reads it, if it is not one plain line.
 func patchName(name string) string {
-	if term.Escape(name) != name || strings.ContainsAny(name, "\"\\") {
-		return strconv.QuoteToASCII(name)
+	if term.Escape(name) == name && !strings.ContainsAny(name, "\"\\") {
+		return name
 	}
-	return name
+	b := []byte{'"'}
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c >= 0x7f:
+			b = fmt.Appendf(b, "\\%03o", c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return string(append(b, '"'))
 }
 
 // readAll returns the content of a file of bounded size.
