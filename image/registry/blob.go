@@ -22,10 +22,9 @@ import (
 
 // Breaks of one blob.
 const (
-	maxBreaks   = 6       // without progress between them
-	progress    = 1 << 20 // bytes that are some
-	maxURLs     = 4       // of a foreign layer
-	maxDiscards = 1 << 40 // bytes skipped of a server that knows no ranges
+	maxBreaks = 6       // without progress between them
+	progress  = 1 << 20 // bytes that are some
+	maxURLs   = 4       // of a foreign layer
 )
 
 // Blob returns a reader of blob d from byte off on. After a break it goes on
@@ -107,9 +106,7 @@ func (b *blob) take(resp *http.Response) (err error) {
 		if n := resp.ContentLength; n >= 0 && n != b.d.Size {
 			return fmt.Errorf("want %d bytes, the server has %d: %w", b.d.Size, n, image.ErrMalformed)
 		}
-		if b.off > maxDiscards {
-			return errors.New("the server knows no ranges")
-		}
+		// It knows no ranges: what is here already comes again.
 		if _, err := io.CopyN(io.Discard, resp.Body, b.off); err != nil {
 			return err
 		}

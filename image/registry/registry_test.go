@@ -144,7 +144,7 @@ func TestRoundTrip(t *testing.T) {
 		{"TLS and passwords", func(*testing.T) regtest.Options { return regtest.Options{TLS: true, Htpasswd: true} }, tester, true},
 		{"a token server", func(t *testing.T) regtest.Options { return regtest.Options{Token: regtest.StartTokenServer(t)} }, tester, true},
 		{"an identity token", func(t *testing.T) regtest.Options { return regtest.Options{Token: regtest.StartTokenServer(t)} },
-			login{token: "identity-token-of-tester"}, true},
+			login{token: regtest.Identity}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := regtest.Start(t, tt.opt(t))

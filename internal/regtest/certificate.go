@@ -78,13 +78,6 @@ func (c *Certificate) Write(t testing.TB, dir string) (cert, key string) {
 	return cert, key
 }
 
-// Pool returns the authority.
-func (c *Certificate) Pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AppendCertsFromPEM(c.ca)
-	return p
-}
-
 func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -23,6 +23,9 @@ const (
 	User     = "tester"
 	Password = "open sesame"
 
+	// Identity is the identity token of User, which a token server takes.
+	Identity = "identity-token-of-tester"
+
 	// htpasswd is the line of User and Password, by bcrypt at its lowest cost.
 	htpasswd = User + ":$2y$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy\n"
 )

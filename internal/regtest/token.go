@@ -25,14 +25,11 @@ import (
 // docker-registry takes them. User may do all, and so may who shows Identity;
 // without either one may read what lies below "public/".
 type TokenServer struct {
-	URL      string
-	Service  string
-	Issuer   string
-	Identity string // an identity token that stands for User
+	URL     string
+	Service string
+	Issuer  string
 
-	Life   time.Duration // of a token; zero: an hour
-	Asked  atomic.Int64  // tokens asked for
-	Refuse atomic.Bool   // answers 401 to all
+	Asked atomic.Int64 // tokens asked for
 
 	certs string // file of the certificate
 	cert  []byte // DER
@@ -54,7 +51,7 @@ func StartTokenServer(t testing.TB) *TokenServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &TokenServer{Service: "regtest", Issuer: "regtest issuer", Identity: "identity-token-of-tester", cert: der, key: key}
+	s := &TokenServer{Service: "regtest", Issuer: "regtest issuer", cert: der, key: key}
 	s.certs = filepath.Join(t.TempDir(), "tokens.crt")
 	write(t, s.certs, string(block("CERTIFICATE", der)))
 	srv := httptest.NewServer(s)
@@ -75,9 +72,9 @@ func (s *TokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	known := basic && user == User && password == Password
 	refresh := r.Method == http.MethodPost
 	if refresh {
-		known = r.PostForm.Get("grant_type") == "refresh_token" && r.PostForm.Get("refresh_token") == s.Identity
+		known = r.PostForm.Get("grant_type") == "refresh_token" && r.PostForm.Get("refresh_token") == Identity
 	}
-	if s.Refuse.Load() || (basic || refresh) && !known {
+	if (basic || refresh) && !known {
 		w.WriteHeader(http.StatusUnauthorized)
 		json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]string{"code": "UNAUTHORIZED", "message": "incorrect username or password"}}})
 		return
@@ -113,15 +110,11 @@ func (s *TokenServer) Token(scopes []string, known bool) string {
 		}
 		granted = append(granted, a)
 	}
-	life := s.Life
-	if life == 0 {
-		life = time.Hour
-	}
 	now := time.Now()
 	head := encode(map[string]any{"typ": "JWT", "alg": "RS256", "x5c": []string{base64.StdEncoding.EncodeToString(s.cert)}})
 	body := encode(map[string]any{
 		"iss": s.Issuer, "aud": s.Service, "sub": User, "access": granted, "jti": "1",
-		"iat": now.Unix(), "nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(life).Unix(),
+		"iat": now.Unix(), "nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(time.Hour).Unix(),
 	})
 	sum := sha256.Sum256([]byte(head + "." + body))
 	sig, err := rsa.SignPKCS1v15(rand.Reader, s.key, crypto.SHA256, sum[:])
