@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -433,4 +435,41 @@ func chaosRemove(t *testing.T, s *Store, rng *rand.Rand) {
 	if _, err := s.Collect(context.Background(), gone); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Who looks whether a claim is living is in nobody's way.
+func TestCatalogBesideClaims(t *testing.T) {
+	s := testStore(t)
+	l, err := addLayer(t, s, "a", tartest.Tar(t, "a=1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stop atomic.Bool
+	var looking sync.WaitGroup
+	for range 3 {
+		looking.Go(func() {
+			for !stop.Load() {
+				if _, err := s.Usages(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 300 {
+		_, lease, ok, err := s.LeaseImage(l.Digest)
+		if err != nil || !ok {
+			t.Error(ok, err)
+			break
+		}
+		lease.Close()
+		g, err := s.NewStage()
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		g.Discard()
+	}
+	stop.Store(true)
+	looking.Wait()
 }

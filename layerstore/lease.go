@@ -148,10 +148,10 @@ func (s *Store) newLease(manifest digest.Digest, files []string) (*Lease, error)
 		}
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := waitFlock(f, unix.LOCK_EX); err != nil { // who tries whether it is locked does so for a moment
 		os.Remove(f.Name())
 		f.Close()
-		return nil, fmt.Errorf("%s: flock: %w", f.Name(), err)
+		return nil, err
 	}
 	head := fmt.Sprintf("pid %d\nimage %s\n", os.Getpid(), manifest)
 	if err := writeClaims(f, head, files); isReadOnly(err) {

@@ -155,8 +155,12 @@ func (s *Store) NewStage() (*Stage, error) {
 		if g.dir, err = os.MkdirTemp(filepath.Join(s.root, "tmp"), "stage-"); err != nil {
 			return err
 		}
-		if g.lock, err = flock(g.dir); err != nil {
+		if g.lock, err = os.Open(g.dir); err != nil {
+			return err
+		}
+		if err = waitFlock(g.lock, unix.LOCK_EX); err != nil { // who tries whether it is locked does so for a moment
 			os.RemoveAll(g.dir)
+			g.lock.Close()
 		}
 		return err
 	})
