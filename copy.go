@@ -66,7 +66,7 @@ func parseEndpoint(s string) (endpoint, error) {
 	case ok && k == inStore:
 		return endpoint{kind: k, ref: rest}, nil
 	case ok && slices.Contains([]string{"dir", "docker-daemon", "containers-storage", "ostree", "sif", "tarball"}, kind), strings.Contains(s, "://"):
-		return endpoint{}, optionError{fmt.Errorf("%q: there are docker-archive:, oci-archive:, oci:, docker:// and store:", s)}
+		return endpoint{}, optionError{fmt.Errorf("%q is of no kind that is known here: docker-archive, oci-archive, oci, docker://, store", s)}
 	}
 	return endpoint{kind: inStore, ref: s}, nil
 }
