@@ -42,7 +42,7 @@ type WastedFile struct {
 // which takes the hashes of all layers. top is how many files it names, 0 is
 // all.
 func (s *Stack) Waste(ctx context.Context, duplicates bool, top int) (*Waste, error) {
-	m := &wasteMeter{s: s, ctx: ctx, seen: make(map[inode]bool), hash: duplicates}
+	m := &wasteMeter{s: s, ctx: ctx, seen: make(map[inode]bool), hash: duplicates, w: Waste{Files: []WastedFile{}}}
 	var err error
 	if m.live, err = s.liveInodes(ctx); err != nil {
 		return nil, err
