@@ -54,7 +54,8 @@ type MountOptions struct {
 	Log   string   // path of the log, for the list of mounts
 	Exits bool     // this process ends with the mount
 
-	// Logf is told of what goes wrong while the mount is served.
+	// Logf is told of what goes wrong while the mount is served. It may be called
+	// from several goroutines.
 	Logf func(format string, args ...any)
 }
 
