@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -19,10 +18,7 @@ import (
 )
 
 func newPull(a *app) *cobra.Command {
-	var (
-		platform                     string
-		allTags, allPlatforms, quiet bool
-	)
+	var t transfer
 	c := &cobra.Command{
 		Use:   "pull NAME[:TAG|@DIGEST]",
 		Short: "Fetch an image from its registry into the store",
@@ -45,33 +41,27 @@ verified, whoever answered; NAME@DIGEST is that image and no other.`,
 		Args:              takes(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := checkPlatform(platform); err != nil {
-				return err
-			}
-			ref, err := image.ParseReference(args[0])
+			ref, err := t.reference(args[0])
 			if err != nil {
-				return &usageError{err}
-			}
-			if allTags && namesTag(args[0]) {
-				return usagef("--all-tags takes a name without a tag")
+				return err
 			}
 			st, err := a.store()
 			if err != nil {
 				return err
 			}
-			if !quiet && !allTags && !namesTag(args[0]) {
+			if !t.quiet && !t.allTags && !namesTag(args[0]) {
 				fmt.Fprintln(a.stdout, "Using default tag: latest")
 			}
-			opt := imgfs.PullOptions{AllPlatforms: allPlatforms}
+			opt := imgfs.PullOptions{AllPlatforms: t.allPlatforms}
 			var done []imgfs.Pulled
-			err = a.working(c.Context(), quiet, func(ctx context.Context, load imgfs.LoadOptions) error {
+			err = a.working(c.Context(), t.quiet, func(ctx context.Context, load imgfs.LoadOptions) error {
 				opt.LoadOptions = load
-				opt.Platform = platform
+				opt.Platform = t.platform
 				out := a.beside(load.Progress)
-				if !quiet {
+				if !t.quiet {
 					opt.Found = func(ref image.Reference, _ digest.Digest) { printFound(out, ref) }
 				}
-				if allTags {
+				if t.allTags {
 					done, err = pullAll(ctx, out, st, ref, opt)
 					return err
 				}
@@ -82,29 +72,23 @@ verified, whoever answered; NAME@DIGEST is that image and no other.`,
 			if err != nil {
 				return err
 			}
-			if allTags {
-				return a.printStatus(ref.FamiliarName(), ref.Name(), done, quiet)
+			if t.allTags {
+				return a.printStatus(ref.FamiliarName(), ref.Name(), done, t.quiet)
 			}
-			if !quiet {
+			if !t.quiet {
 				fmt.Fprintf(a.stdout, "Digest: %s\n", done[0].Digest)
 			}
-			return a.printStatus(done[0].Ref.Familiar(), done[0].Ref.String(), done, quiet)
+			return a.printStatus(done[0].Ref.Familiar(), done[0].Ref.String(), done, t.quiet)
 		},
 	}
 	f := c.Flags()
-	f.BoolVarP(&allTags, "all-tags", "a", false, "pull every tag of the repository")
-	f.StringVar(&platform, "platform", "", "pull the image for `OS/ARCH[/VARIANT]` (default: this machine's)")
-	f.BoolVar(&allPlatforms, "all-platforms", false, "pull the images for all platforms")
-	f.BoolVarP(&quiet, "quiet", "q", false, "print the name alone, and no progress")
+	f.BoolVarP(&t.allTags, "all-tags", "a", false, "pull every tag of the repository")
+	f.StringVar(&t.platform, "platform", "", "pull the image for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	f.BoolVar(&t.allPlatforms, "all-platforms", false, "pull the images for all platforms")
+	f.BoolVarP(&t.quiet, "quiet", "q", false, "print the name alone, and no progress")
 	c.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	a.remoteFlags(c)
 	return c
-}
-
-// namesTag reports whether a name says a tag or a digest itself.
-func namesTag(name string) bool {
-	rest := name[strings.LastIndexByte(name, '/')+1:]
-	return strings.ContainsAny(rest, ":@")
 }
 
 // printFound says that a name was found, as docker does.

@@ -11,15 +11,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/imgfs/imgfs"
-	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/internal/term"
 )
 
 func newPush(a *app) *cobra.Command {
-	var (
-		platform                     string
-		allTags, allPlatforms, quiet bool
-	)
+	var t transfer
 	c := &cobra.Command{
 		Use:   "push NAME[:TAG]",
 		Short: "Send an image of the store to its registry",
@@ -36,38 +32,32 @@ Of an image for several platforms the one of this machine is pushed, unless
 		Args:              takes(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := checkPlatform(platform); err != nil {
-				return err
-			}
-			ref, err := image.ParseReference(args[0])
+			ref, err := t.reference(args[0])
 			if err != nil {
-				return &usageError{err}
-			}
-			if allTags && namesTag(args[0]) {
-				return usagef("--all-tags takes a name without a tag")
+				return err
 			}
 			st, err := a.store()
 			if err != nil {
 				return err
 			}
-			if !quiet {
+			if !t.quiet {
 				fmt.Fprintf(a.stdout, "The push refers to repository [%s]\n", ref.Name())
-				if !allTags && !namesTag(args[0]) {
+				if !t.allTags && !namesTag(args[0]) {
 					fmt.Fprintln(a.stdout, "Using default tag: latest")
 				}
 			}
-			return a.working(c.Context(), quiet, func(ctx context.Context, load imgfs.LoadOptions) error {
-				opt := imgfs.PushOptions{Platform: platform, AllPlatforms: allPlatforms, Progress: load.Progress}
+			return a.working(c.Context(), t.quiet, func(ctx context.Context, load imgfs.LoadOptions) error {
+				opt := imgfs.PushOptions{Platform: t.platform, AllPlatforms: t.allPlatforms, Progress: load.Progress}
 				out := a.beside(load.Progress)
-				if !quiet {
+				if !t.quiet {
 					opt.Layer = pushedPrinter(out)
 				}
-				if allTags {
+				if t.allTags {
 					for done, err := range st.PushAll(ctx, ref.Name(), opt) {
 						if err != nil {
 							return err
 						}
-						if err := printPushed(out, done, quiet); err != nil {
+						if err := printPushed(out, done, t.quiet); err != nil {
 							return err
 						}
 					}
@@ -77,15 +67,15 @@ Of an image for several platforms the one of this machine is pushed, unless
 				if err != nil {
 					return err
 				}
-				return printPushed(out, done, quiet)
+				return printPushed(out, done, t.quiet)
 			})
 		},
 	}
 	f := c.Flags()
-	f.BoolVarP(&allTags, "all-tags", "a", false, "push every tag of the repository that the store has")
-	f.StringVar(&platform, "platform", "", "push the image for `OS/ARCH[/VARIANT]` (default: this machine's)")
-	f.BoolVar(&allPlatforms, "all-platforms", false, "push the index and the images for all platforms")
-	f.BoolVarP(&quiet, "quiet", "q", false, "print the name alone, and no progress")
+	f.BoolVarP(&t.allTags, "all-tags", "a", false, "push every tag of the repository that the store has")
+	f.StringVar(&t.platform, "platform", "", "push the image for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	f.BoolVar(&t.allPlatforms, "all-platforms", false, "push the index and the images for all platforms")
+	f.BoolVarP(&t.quiet, "quiet", "q", false, "print the name alone, and no progress")
 	c.MarkFlagsMutuallyExclusive("platform", "all-platforms")
 	a.remoteFlags(c)
 	return c
