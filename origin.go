@@ -290,18 +290,25 @@ func (t told) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, er
 		return r, err
 	}
 	bar := t.progress.Start("layer "+short(d.Digest), d.Size)
-	return &toldBlob{r, bar}, nil
+	return &toldBlob{toldFile{r, bar}, bar}, nil
 }
 
+// A toldBlob ends its bar, too.
 type toldBlob struct {
-	io.ReadCloser
-	bar io.WriteCloser
+	toldFile
+	bar io.Closer
 }
 
-func (t *toldBlob) Read(p []byte) (int, error) {
-	n, err := t.ReadCloser.Read(p)
-	t.bar.Write(p[:n])
+func (t *toldBlob) Close() error { return errors.Join(t.toldFile.Close(), t.bar.Close()) }
+
+// A toldFile tells a bar what is read of a file.
+type toldFile struct {
+	io.ReadCloser
+	told io.Writer
+}
+
+func (f *toldFile) Read(b []byte) (int, error) {
+	n, err := f.ReadCloser.Read(b)
+	f.told.Write(b[:n])
 	return n, err
 }
-
-func (t *toldBlob) Close() error { return errors.Join(t.ReadCloser.Close(), t.bar.Close()) }

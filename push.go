@@ -313,18 +313,6 @@ func (p *pusher) send(ctx context.Context, d ocispec.Descriptor, isLayer bool) e
 	return nil
 }
 
-// A toldFile tells a bar what is read of a file.
-type toldFile struct {
-	io.ReadCloser
-	told io.Writer
-}
-
-func (f *toldFile) Read(b []byte) (int, error) {
-	n, err := f.ReadCloser.Read(b)
-	f.told.Write(b[:n])
-	return n, err
-}
-
 // PushAll pushes every tag of a repository that the store has, in the order of
 // their names, and ends with the first error.
 func (s *Store) PushAll(ctx context.Context, repository string, opt PushOptions) iter.Seq2[Pushed, error] {
