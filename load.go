@@ -4,6 +4,7 @@ package imgfs
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/noatime"
 	"github.com/imgfs/imgfs/layerstore"
 	"github.com/imgfs/imgfs/layerstore/seek"
 	"github.com/imgfs/imgfs/unionfs"
@@ -101,7 +103,7 @@ func openArchive(ctx context.Context, stage *layerstore.Stage, path string, stdi
 	if !mustSpool(err) {
 		return src, err
 	}
-	f, err := os.Open(path)
+	f, err := noatime.Open(path, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +231,7 @@ type loader struct {
 	from *repository // where layers come from; nil: they lie in files
 
 	images map[digest.Digest]layerstore.Image // by manifest
+	odd    map[digest.Digest]bool             // by manifest: oddities where layers meet
 
 	mu     sync.Mutex
 	layers map[layerKey]*loadedLayer // guarded by mu; the values by their once
@@ -257,6 +260,7 @@ func (l *loader) warn(format string, args ...any) {
 
 func (l *loader) load(ctx context.Context, entries []archive.Entry) ([]Loaded, error) {
 	l.images = make(map[digest.Digest]layerstore.Image)
+	l.odd = make(map[digest.Digest]bool)
 	l.layers = make(map[layerKey]*loadedLayer)
 	var out []Loaded
 	var refs []layerstore.Ref
@@ -276,6 +280,9 @@ func (l *loader) load(ctx context.Context, entries []archive.Entry) ([]Loaded, e
 			refs = append(refs, r)
 			out = append(out, Loaded{Name: name, ID: shown})
 		}
+		if slices.ContainsFunc(ref.Images, l.isOdd) {
+			l.warn("imgfs lint %s tells what is odd", cmp.Or(out[len(out)-1].Name, short(shown)))
+		}
 	}
 	var images []layerstore.Image
 	for _, i := range l.images {
@@ -285,6 +292,11 @@ func (l *loader) load(ctx context.Context, entries []archive.Entry) ([]Loaded, e
 		return nil, err
 	}
 	return out, nil
+}
+
+// isOdd reports whether something was told of an image that lint tells more of.
+func (l *loader) isOdd(manifest digest.Digest) bool {
+	return slices.ContainsFunc(l.images[manifest].Layers, func(l layerstore.Layer) bool { return countOdd(l) > 0 }) || l.odd[manifest]
 }
 
 // storedName returns a name as the store keeps it and as docker prints it. A
@@ -405,6 +417,7 @@ func (l *loader) image(ctx context.Context, m *archive.Image) (rec layerstore.Im
 	l.images[rec.Manifest] = rec
 	tree, err := l.s.stageTree(ctx, l.stage, rec)
 	if err == nil {
+		l.odd[rec.Manifest] = tree.Odd > 0
 		warnStack(l.opt.Warn, tree)
 	}
 	return rec, err
@@ -493,9 +506,8 @@ func (r *toldReader) Seek(off int64, whence int) (pos int64, err error) {
 
 // warnOdd tells what is odd about a layer: how many oddities and the first.
 func warnOdd(warn func(string), i int, l layerstore.Layer) {
-	n, first := l.Oddities, l.Oddity
+	n, first := countOdd(l), l.Oddity
 	if lie := mediaTypeLie(l); lie != "" {
-		n++
 		first = lie
 	}
 	if n == 0 || warn == nil {
@@ -506,6 +518,14 @@ func warnOdd(warn func(string), i int, l layerstore.Layer) {
 		line += ", …"
 	}
 	warn(line)
+}
+
+// countOdd returns how many oddities are known of a layer.
+func countOdd(l layerstore.Layer) int {
+	if mediaTypeLie(l) != "" {
+		return l.Oddities + 1
+	}
+	return l.Oddities
 }
 
 // warnStack tells what was odd where the layers of a tree meet.

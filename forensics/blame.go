@@ -116,13 +116,19 @@ func (s *Stack) OpenVersion(ctx context.Context, path, layer string) (*Record, i
 		if v.Layer != k {
 			return nil
 		}
-		if rec, err = s.record(ctx, v, false); err == nil && v.Node.IsRegular() {
-			content, err = s.contentOf(ctx, v)
+		at, ok, err := s.led(ctx, v)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			err = errEnough
+		if rec, err = s.record(ctx, v, false); err != nil {
+			return err
 		}
-		return err
+		if ok && at.node.IsRegular() {
+			if content, err = s.contentOf(ctx, at); err != nil {
+				return err
+			}
+		}
+		return errEnough
 	}})
 	switch {
 	case err != nil && !errors.Is(err, errEnough):

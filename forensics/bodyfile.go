@@ -17,7 +17,7 @@ import (
 //
 // The MD5 is 0. The name has the layer, its diffID and the state behind it; a
 // control character, a bar and a backslash in it are octal numbers. The inode
-// is LAYER-OFFSET, of the header in the layer's tar. mtime and atime are those
+// is LAYER-OFFSET, of the header of the file in its layer's tar. mtime and atime are those
 // of the file, crtime is when its layer was made, ctime when the layer was
 // made that ended it, else as crtime.
 func WriteBodyfile(w io.Writer, m *Moment) error {
@@ -32,7 +32,7 @@ func WriteBodyfile(w io.Writer, m *Moment) error {
 			name += fmt.Sprintf(": %s by %d", m.How, *m.Record.By)
 		}
 		name += ")"
-		inode = fmt.Sprintf("%d-%d", m.Record.Layer, m.Entry.Header)
+		inode = fmt.Sprintf("%d-%d", m.Entry.Layer, m.Entry.Header)
 	}
 	_, err := fmt.Fprintf(w, "0|%s|%s|%s|%d|%d|%d|%d|%d|%d|%d\n",
 		name, inode, bodyMode(m.Entry.Mode), m.Record.UID, m.Record.GID, m.Record.Size,

@@ -23,7 +23,7 @@ type DeletedOptions struct {
 // A DeletedFile is a file that a layer brought and a later one took away.
 type DeletedFile struct {
 	*Record
-	Node    index.Node  // of the layer's table
+	Node    index.Node  // of the layer's table; of a hard link into a lower one that of the file
 	Content io.ReaderAt // of a regular file: Record.Size bytes; nil for others
 }
 
@@ -48,9 +48,14 @@ func (s *Stack) Deleted(ctx context.Context, opt DeletedOptions, f func(*Deleted
 			return err
 		}
 		d := &DeletedFile{Record: r, Node: v.Node}
-		if v.Node.IsRegular() {
-			_, r.Linked = live[inode{r.Layer, v.Node.Header}]
-			if d.Content, err = s.contentOf(ctx, v); err != nil {
+		at, ok, err := s.led(ctx, v)
+		if err != nil {
+			return err
+		}
+		if ok && at.node.IsRegular() {
+			d.Node = at.node
+			_, r.Linked = live[inode{s.Layers[at.layer].Index, at.node.Header}]
+			if d.Content, err = s.contentOf(ctx, at); err != nil {
 				return err
 			}
 		}
@@ -58,14 +63,15 @@ func (s *Stack) Deleted(ctx context.Context, opt DeletedOptions, f func(*Deleted
 	}})
 }
 
-// contentOf returns the content of a version that is a regular file; its layer
-// is read at the first byte.
-func (s *Stack) contentOf(ctx context.Context, v *Version) (io.ReaderAt, error) {
-	t, err := s.Layers[v.Layer].Table(ctx)
+// contentOf returns the content of a regular file; its layer is read at the
+// first byte.
+func (s *Stack) contentOf(ctx context.Context, at place) (io.ReaderAt, error) {
+	l := s.Layers[at.layer]
+	t, err := l.Table(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &lateContent{ctx: ctx, layer: s.Layers[v.Layer], t: t, n: v.Node}, nil
+	return &lateContent{ctx: ctx, layer: l, t: t, n: at.node}, nil
 }
 
 // A lateContent opens its layer when it is read first.

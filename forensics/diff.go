@@ -5,7 +5,6 @@ package forensics
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -260,27 +259,28 @@ func attributes(a, b *Entry) (w What) {
 func (d *differ) deeper(a, b *Entry, known What) (w What, err error) {
 	wanted := ^d.opt.Ignore &^ known
 	if a.IsRegular() && b.IsRegular() && wanted&DiffContent != 0 && a.Size > 0 {
-		var sums [2][sha256.Size]byte
-		if sums[0], err = d.a.Tree.Hash(d.ctx, a); err != nil {
-			return 0, fmt.Errorf("%s: /%s: %w", d.a.Name, a.Path, err)
+		x, okA, err := d.a.hash(d.ctx, a)
+		if err != nil {
+			return 0, err
 		}
-		if sums[1], err = d.b.Tree.Hash(d.ctx, b); err != nil {
-			return 0, fmt.Errorf("%s: /%s: %w", d.b.Name, b.Path, err)
+		y, okB, err := d.b.hash(d.ctx, b)
+		if err != nil {
+			return 0, err
 		}
-		if sums[0] != sums[1] {
+		if okA && okB && x != y {
 			w |= DiffContent
 		}
 	}
 	if wanted&(DiffXattrs|DiffCapabilities) == 0 {
 		return w, nil
 	}
-	xa, err := d.a.Tree.Xattrs(a)
+	xa, okA, err := d.a.xattrs(a)
 	if err != nil {
 		return 0, err
 	}
-	xb, err := d.b.Tree.Xattrs(b)
-	if err != nil {
-		return 0, err
+	xb, okB, err := d.b.xattrs(b)
+	if err != nil || !okA || !okB {
+		return w, err
 	}
 	return w | diffXattrs(xa, xb), nil
 }

@@ -3,7 +3,9 @@
 package forensics
 
 import (
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -143,5 +145,53 @@ func TestDiffDocuments(t *testing.T) {
 	b.Config = []byte("{")
 	if _, err := DiffDocuments(a, b, false); err == nil {
 		t.Error("a config that is no JSON was read")
+	}
+}
+
+// TestDiffHistory: steps that were added or taken away do not change the others.
+func TestDiffHistory(t *testing.T) {
+	history := func(steps string) *Stack {
+		var list []string
+		for step := range strings.FieldsSeq(steps) {
+			by, created, _ := strings.Cut(step, "@")
+			list = append(list, fmt.Sprintf(`{"created":%q,"created_by":%q}`, created, by))
+		}
+		return &Stack{Config: []byte(`{"history":[` + strings.Join(list, ",") + `]}`)}
+	}
+	for _, tt := range []struct{ a, b, want string }{
+		{"a b c", "a b c", ""},
+		{"a b c", "a x b c", "added /1/created_by"},
+		{"a b c", "a c", "deleted /1/created_by"},
+		{"a b c", "a x c", "changed /1/created_by"},
+		{"a b c d", "x b y z d", "changed /0/created_by, changed /2/created_by, added /3/created_by"},
+		{"a b", "b a", "deleted /0/created_by, added /1/created_by"},
+		{"a@1 b@1", "x@2 a@2 b@1", "added /0/created, added /0/created_by, changed /1/created"},
+		{"", "a", "added /0/created_by"},
+		{"a", "", "deleted /0/created_by"},
+		{"a a a", "a a", "deleted /2/created_by"},
+	} {
+		list, err := DiffDocuments(history(tt.a), history(tt.b), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range list {
+			if f.Old != "" && f.New != "" {
+				got = append(got, f.Change+" "+f.Field)
+			}
+		}
+		if got := strings.Join(got, ", "); got != tt.want {
+			t.Errorf("%q to %q\n got %s\nwant %s", tt.a, tt.b, got, tt.want)
+		}
+	}
+	// Too many to be aligned are compared one by one.
+	long := func(first string) (steps []any) {
+		for i := range 3000 {
+			steps = append(steps, map[string]any{"created_by": first + strconv.Itoa(i)})
+		}
+		return steps
+	}
+	if got := len(alignSteps(long("a"), long("b"))); got != 3000 {
+		t.Errorf("%d pairs of 3000 steps", got)
 	}
 }

@@ -16,11 +16,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/noatime"
 )
 
 // A dirTree is a directory of the host. What changes in it during a walk is
 // met as it is then.
-type dirTree struct{ root string }
+type dirTree struct {
+	root   string
+	unread func(error) // is told of directories that cannot be read; nil: they end a walk
+}
+
+// An UnreadError says that something below a directory of the host could not be
+// read.
+type UnreadError struct{ Err error }
+
+func (e *UnreadError) Error() string { return e.Err.Error() }
+func (e *UnreadError) Unwrap() error { return e.Err }
 
 // TreeOfDir returns the tree below a directory of the host. Mounts below it are
 // part of it.
@@ -36,7 +47,7 @@ func TreeOfDir(dir string) (Tree, error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, err
 	}
-	return &dirTree{dir}, nil
+	return &dirTree{root: dir}, nil
 }
 
 func (t *dirTree) fill(e *Entry, path string) error {
@@ -68,16 +79,18 @@ func (t *dirTree) Walk(ctx context.Context, f func(*Entry) error) error {
 	if err := t.fill(&e, ""); err != nil {
 		return err
 	}
-	if err := f(&e); err != nil {
-		return noSkip(err)
+	down, err := visit(&e, f)
+	if err == nil && down {
+		err = t.walk(ctx, "", &e, f)
 	}
-	return noSkip(t.walk(ctx, "", &e, f))
+	return noSkip(err)
 }
 
+// walk walks what is in the directory path. e is for its entries.
 func (t *dirTree) walk(ctx context.Context, path string, e *Entry, f func(*Entry) error) error {
 	names, err := readNames(filepath.Join(t.root, path))
 	if err != nil {
-		return err
+		return t.left(err)
 	}
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
@@ -88,29 +101,36 @@ func (t *dirTree) walk(ctx context.Context, path string, e *Entry, f func(*Entry
 		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
 			continue
 		case err != nil:
-			return err
-		}
-		isDir := e.IsDir()
-		switch err := f(e); {
-		case err == fs.SkipDir && isDir:
-			continue
-		case err == fs.SkipDir:
-			return nil
-		case err != nil:
-			return err
-		}
-		if isDir {
-			if err := t.walk(ctx, at, e, f); err != nil {
+			if err := t.left(err); err != nil {
 				return err
 			}
+			continue
+		}
+		down, err := visit(e, f)
+		if err == nil && down {
+			err = t.walk(ctx, at, e, f)
+		}
+		if err != nil {
+			return noSkip(err)
 		}
 	}
 	return nil
 }
 
+// left tells of what cannot be read and is left out of a walk; the error is
+// that nobody is to be told.
+func (t *dirTree) left(err error) error {
+	err = &UnreadError{err}
+	if t.unread == nil {
+		return err
+	}
+	t.unread(err)
+	return nil
+}
+
 // readNames returns the names in a directory, sorted.
 func readNames(dir string) ([]string, error) {
-	d, err := os.Open(dir)
+	d, err := noatime.Open(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
@@ -149,18 +169,29 @@ func (t *dirTree) Open(e *Entry) (io.ReaderAt, error) {
 	if !e.IsRegular() {
 		return nil, &fs.PathError{Op: "open", Path: e.host, Err: unix.EINVAL}
 	}
-	f, err := os.OpenFile(e.host, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := noatime.Open(e.host, unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	if err != nil {
-		return nil, err
+		return nil, &UnreadError{err}
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
 		err = &fs.PathError{Op: "open", Path: e.host, Err: unix.EINVAL}
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, &UnreadError{errors.Join(err, f.Close())}
 	}
-	return f, nil
+	return hostFile{f}, nil
+}
+
+// A hostFile is an open file of the host.
+type hostFile struct{ *os.File }
+
+func (f hostFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = &UnreadError{err}
+	}
+	return n, err
 }
 
 // Hash implements Tree.
@@ -176,7 +207,7 @@ func (t *dirTree) Xattrs(e *Entry) ([]index.Xattr, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &fs.PathError{Op: "listxattr", Path: e.host, Err: err}
+		return nil, &UnreadError{&fs.PathError{Op: "listxattr", Path: e.host, Err: err}}
 	}
 	names := strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")
 	slices.Sort(names)
@@ -187,7 +218,7 @@ func (t *dirTree) Xattrs(e *Entry) ([]index.Xattr, error) {
 			continue
 		}
 		if err != nil {
-			return nil, &fs.PathError{Op: "getxattr", Path: e.host, Err: err}
+			return nil, &UnreadError{&fs.PathError{Op: "getxattr", Path: e.host, Err: err}}
 		}
 		list = append(list, index.Xattr{Name: name, Value: slices.Clone(buf[:n])})
 	}

@@ -45,10 +45,134 @@ func DiffDocuments(a, b *Stack, semantic bool) ([]FieldChange, error) {
 		if name == "manifest" && (semantic || a.Manifest == nil || b.Manifest == nil) {
 			continue // a docker-archive has none
 		}
-		x, y := flatten(name, old[name], semantic), flatten(name, now[name], semantic)
-		list = append(list, diffFields(name, x, y)...)
+		x, listA := old[name].([]any)
+		y, listB := now[name].([]any)
+		if name == "history" && listA && listB {
+			list = append(list, diffHistory(x, y, semantic)...)
+			continue
+		}
+		list = append(list, diffFields(name, flatten(old[name], semantic), flatten(now[name], semantic))...)
 	}
 	return list, nil
+}
+
+// diffHistory compares two histories step by step: a step that was added or
+// taken away does not change those behind it. A field's pointer has the step's
+// place in the later history, of one that was taken away that in the earlier.
+func diffHistory(a, b []any, semantic bool) (list []FieldChange) {
+	step := func(steps []any, i int) map[string]any {
+		if i < 0 {
+			return nil
+		}
+		return flatten(steps[i], semantic)
+	}
+	for _, p := range alignSteps(a, b) {
+		at := p.b
+		if at < 0 {
+			at = p.a
+		}
+		for _, c := range diffFields("history", step(a, p.a), step(b, p.b)) {
+			c.Field = "/" + strconv.Itoa(at) + c.Field
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// A stepPair are two steps that are one, by their places; -1 is none.
+type stepPair struct{ a, b int }
+
+// maxAligned bounds the work of aligning what two histories do not have in
+// common at their ends: the product of their lengths.
+const maxAligned = 4 << 20
+
+// alignSteps pairs the steps of two histories: as many as can be of those that
+// did the same, in their order, and between them one by one what is left.
+func alignSteps(a, b []any) (pairs []stepPair) {
+	keyOf := func(step any) string {
+		if m, ok := step.(map[string]any); ok {
+			return fmt.Sprintln(m["created_by"], m["comment"], m["empty_layer"])
+		}
+		return fmt.Sprint(step)
+	}
+	keys := func(steps []any) []string {
+		list := make([]string, len(steps))
+		for i, s := range steps {
+			list[i] = keyOf(s)
+		}
+		return list
+	}
+	x, y := keys(a), keys(b)
+	lo := 0
+	for lo < len(x) && lo < len(y) && x[lo] == y[lo] {
+		pairs = append(pairs, stepPair{lo, lo})
+		lo++
+	}
+	same := 0
+	for same < len(x)-lo && same < len(y)-lo && x[len(x)-1-same] == y[len(y)-1-same] {
+		same++
+	}
+	pairs = append(pairs, alignMiddle(x[lo:len(x)-same], y[lo:len(y)-same], lo)...)
+	for i := same; i > 0; i-- {
+		pairs = append(pairs, stepPair{len(x) - i, len(y) - i})
+	}
+	return pairs
+}
+
+// alignMiddle pairs what begins at step lo of both histories and neither ends
+// nor begins alike.
+func alignMiddle(x, y []string, lo int) (pairs []stepPair) {
+	i, j := 0, 0
+	upTo := func(hiX, hiY int) { // what is between two that are the same
+		for ; i < hiX || j < hiY; i, j = min(i+1, hiX), min(j+1, hiY) {
+			p := stepPair{-1, -1}
+			if i < hiX {
+				p.a = lo + i
+			}
+			if j < hiY {
+				p.b = lo + j
+			}
+			pairs = append(pairs, p)
+		}
+	}
+	for _, p := range commonSteps(x, y) {
+		upTo(p.a, p.b)
+		pairs = append(pairs, stepPair{lo + p.a, lo + p.b})
+		i, j = p.a+1, p.b+1
+	}
+	upTo(len(x), len(y))
+	return pairs
+}
+
+// commonSteps returns the longest list of steps that both have in this order;
+// none if finding it were too much work.
+func commonSteps(x, y []string) (pairs []stepPair) {
+	if len(x)*len(y) > maxAligned {
+		return nil
+	}
+	longest := make([][]int32, len(x)+1) // of what begins at i and j
+	for i := range longest {
+		longest[i] = make([]int32, len(y)+1)
+	}
+	for i := len(x) - 1; i >= 0; i-- {
+		for j := len(y) - 1; j >= 0; j-- {
+			if longest[i][j] = max(longest[i+1][j], longest[i][j+1]); x[i] == y[j] {
+				longest[i][j] = longest[i+1][j+1] + 1
+			}
+		}
+	}
+	for i, j := 0, 0; i < len(x) && j < len(y); {
+		switch {
+		case x[i] == y[j]:
+			pairs = append(pairs, stepPair{i, j})
+			i, j = i+1, j+1
+		case longest[i+1][j] >= longest[i][j+1]:
+			i++
+		default:
+			j++
+		}
+	}
+	return pairs
 }
 
 // documents returns the decoded documents of an image. The history, which is
@@ -80,7 +204,7 @@ func decode(raw []byte) (v any, err error) {
 }
 
 // flatten returns the values of a document by JSON pointer.
-func flatten(name string, v any, semantic bool) map[string]any {
+func flatten(v any, semantic bool) map[string]any {
 	fields := make(map[string]any)
 	var walk func(at string, v any)
 	walk = func(at string, v any) {

@@ -39,24 +39,10 @@ func (s *Stack) Find(ctx context.Context, m *Match, opt FindOptions, f func(*Rec
 
 // findInTree finds in what has no layers.
 func (s *Stack) findInTree(ctx context.Context, m *Match, opt FindOptions, f func(*Record) error) error {
+	var room room
 	return s.Tree.Walk(ctx, func(e *Entry) error {
-		if !m.quick(e) {
-			return nil
-		}
-		ok, err := m.capable(s.Tree, e)
-		if err != nil || !ok {
-			return err
-		}
-		if m.Sums != nil {
-			sum, err := s.Tree.Hash(ctx, e)
-			if err != nil || !m.Sums.has(sum[:]) {
-				return err
-			}
-		}
-		if m.Content != nil {
-			if ok, err := s.searchEntry(ctx, m, s.Tree, e); err != nil || !ok {
-				return err
-			}
+		if ok, err := s.matchesEntry(ctx, m, e, &room); err != nil || !ok {
+			return s.passes(err)
 		}
 		r, err := s.entryRecord(ctx, e, opt.Hash)
 		if err != nil {
@@ -64,6 +50,26 @@ func (s *Stack) findInTree(ctx context.Context, m *Match, opt FindOptions, f fun
 		}
 		return f(r)
 	})
+}
+
+// matchesEntry judges an entry of a tree without layers.
+func (s *Stack) matchesEntry(ctx context.Context, m *Match, e *Entry, room *room) (bool, error) {
+	if !m.quick(e) {
+		return false, nil
+	}
+	if ok, err := m.capable(s.Tree, e); err != nil || !ok {
+		return false, err
+	}
+	if m.Sums != nil {
+		sum, err := s.Tree.Hash(ctx, e)
+		if err != nil || !m.Sums.has(sum[:]) {
+			return false, err
+		}
+	}
+	if m.Content == nil {
+		return true, nil
+	}
+	return m.Content.search(ctx, s.Tree, e, room)
 }
 
 // entryRecord makes a Record of an entry of a tree without layers.
@@ -78,21 +84,11 @@ func (s *Stack) entryRecord(ctx context.Context, e *Entry, hashed bool) (*Record
 	if !hashed || !e.IsRegular() {
 		return r, nil
 	}
-	sum, err := s.Tree.Hash(ctx, e)
-	r.SHA256 = hex.EncodeToString(sum[:])
+	sum, ok, err := s.hash(ctx, e)
+	if ok {
+		r.SHA256 = hex.EncodeToString(sum[:])
+	}
 	return r, err
-}
-
-// searchEntry searches the content of a file.
-func (s *Stack) searchEntry(ctx context.Context, m *Match, t Tree, e *Entry) (bool, error) {
-	r, err := t.Open(e)
-	if err != nil {
-		return false, err
-	}
-	if c, ok := r.(io.Closer); ok {
-		defer c.Close() // it was only read
-	}
-	return searchContent(ctx, m.Content, Content(r, e))
 }
 
 // findInLayers finds in the versions that the layers hold.
@@ -101,7 +97,7 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 	if none, err := q.prepare(); err != nil || none {
 		return err
 	}
-	var found []Version // whose content is still to be searched
+	var found []hit // whose content is still to be searched
 	tell := func(v *Version) error {
 		r, err := s.record(ctx, v, opt.Hash)
 		if err != nil {
@@ -113,12 +109,12 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 		if v.State != Live && !opt.Deleted {
 			return nil
 		}
-		ok, err := q.matches(v)
+		at, ok, err := q.matches(v)
 		switch {
 		case err != nil || !ok:
 			return err
 		case m.Content != nil:
-			found = append(found, *v)
+			found = append(found, hit{*v, at})
 			return nil
 		}
 		return tell(v)
@@ -126,12 +122,13 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 	if err != nil || m.Content == nil {
 		return err
 	}
-	if err := q.searchAll(found); err != nil {
+	holds, err := q.searchAll(found)
+	if err != nil {
 		return err
 	}
 	for i := range found {
-		if q.content[q.inode(&found[i])] {
-			if err := tell(&found[i]); err != nil {
+		if holds[found[i].at.inode()] {
+			if err := tell(&found[i].v); err != nil {
 				return err
 			}
 		}
@@ -139,22 +136,28 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 	return nil
 }
 
+// A hit is a version that matches, and the file that it is.
+type hit struct {
+	v  Version
+	at place
+}
+
+// inode names the file of a place by the number of the layer in the stack.
+func (p *place) inode() inode { return inode{p.layer, p.node.Header} }
+
 // A layerSearch is a Find in the layers of a stack.
 type layerSearch struct {
 	s       *Stack
 	ctx     context.Context
 	m       *Match
 	trees   []*tableTree[index.EntryID]
-	headers []map[int64]struct{}      // by layer, of the files with the hashes looked for
-	numbers []map[int64]index.EntryID // by layer, of its files by their headers
-	content map[inode]bool            // whether a file holds what is looked for
+	headers []map[int64]struct{} // by layer, of the files with the hashes looked for
 	entry   Entry
 }
 
 // prepare opens the layers. none reports that nothing can match.
 func (q *layerSearch) prepare() (none bool, err error) {
 	none = q.m.Sums != nil
-	q.numbers = make([]map[int64]index.EntryID, len(q.s.Layers))
 	for k, l := range q.s.Layers {
 		t, err := l.Table(q.ctx)
 		if err != nil {
@@ -236,101 +239,33 @@ func (q *layerSearch) hitPaths() (paths []string, err error) {
 	return slices.Compact(paths), nil
 }
 
-// matches judges a version by all but its content.
-func (q *layerSearch) matches(v *Version) (bool, error) {
-	t, e := q.trees[v.Layer], &q.entry
-	if err := t.fill(e, v.Path, v.ID); err != nil {
-		return false, err
+// matches judges a version by all but its content, and returns the file that
+// it is. A hard link into lower layers that shows becomes that file.
+func (q *layerSearch) matches(v *Version) (at place, ok bool, err error) {
+	e := &q.entry
+	at, led, err := q.s.led(q.ctx, v)
+	if err != nil {
+		return at, false, err
 	}
-	if v.Node.Type() == 0 && v.State == Live {
-		if err := q.resolve(v); err != nil {
-			return false, err
-		}
+	if !led {
+		at = place{v.Layer, v.ID, v.Node}
+	}
+	if v.State == Live {
+		v.Layer, v.ID, v.Node = at.layer, at.id, at.node
+	}
+	if err := q.trees[at.layer].fill(e, v.Path, at.id); err != nil {
+		return at, false, err
 	}
 	if !q.m.quick(e) {
-		return false, nil
+		return at, false, nil
 	}
 	if q.headers != nil {
-		if _, ok := q.headers[v.Layer][v.Node.Header]; !ok {
-			return false, nil
+		if _, ok := q.headers[at.layer][at.node.Header]; !ok {
+			return at, false, nil
 		}
 	}
-	return q.m.capable(q.trees[v.Layer], e)
-}
-
-// resolve makes of v, a hard link that shows, the file in the layers below
-// that it leads to. That of a layer alone leads nowhere.
-func (q *layerSearch) resolve(v *Version) error {
-	e, err := q.s.Tree.Lookup(q.ctx, relative(q.s.Path, v.Path))
-	if err != nil || e.Type() == 0 {
-		return err
-	}
-	for k, l := range q.s.Layers {
-		if l.Index != e.Layer {
-			continue
-		}
-		if err := q.number(k); err != nil {
-			return err
-		}
-		id, ok := q.numbers[k][e.Header]
-		if !ok {
-			return fmt.Errorf("%w: %q is not in its layer", index.ErrCorrupt, v.Path)
-		}
-		v.Layer, v.ID = k, id
-		if err := q.trees[k].fill(&q.entry, v.Path, id); err != nil {
-			return err
-		}
-		v.Node = q.entry.node
-	}
-	return nil
-}
-
-// number finds the numbers of the files of layer k by their headers.
-func (q *layerSearch) number(k int) error {
-	if q.numbers[k] != nil {
-		return nil
-	}
-	t := q.trees[k].t
-	q.numbers[k] = make(map[int64]index.EntryID, t.Count())
-	var n index.Node
-	for i := uint32(1); i <= t.Count(); i++ {
-		if err := t.Node(index.EntryID(i), &n); err != nil {
-			return err
-		}
-		if !n.IsDir() {
-			q.numbers[k][n.Header] = index.EntryID(i)
-		}
-	}
-	return nil
-}
-
-// inode names the file of a version.
-func (q *layerSearch) inode(v *Version) inode { return inode{v.Layer, v.Node.Header} }
-
-// searchAll searches the content of all files of a list, layer by layer and
-// forwards, each once.
-func (q *layerSearch) searchAll(list []Version) error {
-	order := make([]*Version, len(list))
-	for i := range list {
-		order[i] = &list[i]
-	}
-	slices.SortStableFunc(order, func(a, b *Version) int {
-		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Node.Header, b.Node.Header))
-	})
-	q.content = make(map[inode]bool, len(list))
-	for _, v := range order {
-		key := q.inode(v)
-		if _, ok := q.content[key]; ok {
-			continue
-		}
-		e := &Entry{Path: v.Path, Mode: v.Node.Mode, Size: v.Node.Size, Header: v.Node.Header, Layer: v.Layer, node: v.Node}
-		ok, err := q.s.searchEntry(q.ctx, q.m, q.trees[v.Layer], e)
-		if err != nil {
-			return err
-		}
-		q.content[key] = ok
-	}
-	return nil
+	ok, err = q.m.capable(q.trees[at.layer], e)
+	return at, ok, err
 }
 
 // relative returns path, which is dir or lies below it, as seen from there.
@@ -345,17 +280,20 @@ func relative(dir, path string) string {
 const maxOwners = 4 << 20
 
 // OwnerID returns the number of a user or group by its name in a file of the
-// tree, etc/passwd or etc/group. The error is fs.ErrNotExist if there is none.
+// tree, etc/passwd or etc/group; of a part that of the whole tree. The error is fs.ErrNotExist if there is none.
 func (s *Stack) OwnerID(ctx context.Context, file, name string) (uint32, error) {
-	path, err := Resolve(ctx, s.Tree, file)
+	tree := s.Tree
+	if part, ok := tree.(interface{ whole() Tree }); ok {
+		tree = part.whole()
+	}
+	e, err := follow(ctx, tree, file)
+	if err == nil && !e.IsRegular() {
+		err = notExist(e.Path)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", name, err)
 	}
-	e, err := s.Tree.Lookup(ctx, path)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
-	}
-	r, err := s.Tree.Open(e)
+	r, err := tree.Open(e)
 	if err != nil {
 		return 0, err
 	}

@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"math/rand/v2"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -121,22 +123,85 @@ func TestSearchContent(t *testing.T) {
 		{"empty", "^$", "", true},
 		{"in a line", "b+", "aaa\nabbba\n", true},
 		{"not", "c", "aaa\nabbba\n", false},
-		{"whole line", "(?m)^abc$", strings.Repeat("x", window-5) + "\nabc\n" + strings.Repeat("y", 100), true},
+		{"whole line", "^abc$", strings.Repeat("x", window-5) + "\nabc\n" + strings.Repeat("y", 100), true},
 		{"across the end of a piece", "needle", strings.Repeat("x", window-3) + "needle" + strings.Repeat("y", window), true},
-		{"lines over the end of a piece", "(?m)^needle$", strings.Repeat("line\n", window/5) + "needle\nmore", true},
-		{"a line does not begin where a piece does", "(?m)^b", strings.Repeat("a\n", 10) + strings.Repeat("c", window-22) + "\ncb", false},
+		{"lines over the end of a piece", "^needle$", strings.Repeat("line\n", window/5) + "needle\nmore", true},
+		{"a line does not begin where a piece does", "^b", strings.Repeat("a\n", 10) + strings.Repeat("c", window-22) + "\ncb", false},
 		{"at the very end", "end$", strings.Repeat("x", 3*window) + "end", true},
 	} {
-		got, err := searchContent(context.Background(), regexp.MustCompile(tt.re), strings.NewReader(tt.text))
+		got, err := pattern(t, tt.re).in(t.Context(), strings.NewReader(tt.text), new(room))
 		if err != nil || got != tt.want {
 			t.Errorf("%s: %v %v", tt.name, got, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := searchContent(ctx, regexp.MustCompile("x"), strings.NewReader("x")); err == nil {
+	if _, err := pattern(t, "x").in(ctx, strings.NewReader("x"), new(room)); err == nil {
 		t.Error("a search goes on after its context")
 	}
+}
+
+func pattern(t testing.TB, text string) *Pattern {
+	t.Helper()
+	p, err := ParsePattern(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// The text that all matches hold is found, and never one that some lack.
+func TestPatternLiteral(t *testing.T) {
+	for _, tt := range []struct {
+		re, text     string
+		fold, inLine bool
+	}{
+		{"^pass.ord", "pass", false, true},
+		{"BEGIN .*PRIVATE KEY", "PRIVATE KEY", false, true},
+		{"(abc)+d?", "abc", false, true},
+		{"(abc){2,}", "abc", false, true},
+		{"(abc){0,2}x", "x", false, true},
+		{"abc|abd", "ab", false, true}, // factored out by the parser
+		{"abc|xyz", "", false, true},
+		{"(abc)*", "", false, true},
+		{"[0-9]{16}", "", false, true},
+		{"(?i)password", "word", true, true}, // s has a third case
+		{"(?i)k", "", false, true},
+		{"(?i)straße_x", "tra", true, true},
+		{"a(?s:.*)bc", "bc", false, false},
+		{`a\sbc`, "bc", false, false},
+		{"[^x]bcd", "bcd", false, false},
+		{"a\nbc", "a\nbc", false, false},
+		{`\Aabc`, "abc", false, false},
+		{`abc\z`, "abc", false, false},
+		{"a\uFFFDb", "", false, true}, // any byte that is not UTF-8
+	} {
+		p := pattern(t, tt.re)
+		if p.need != (literal{tt.text, tt.fold}) || p.inLine != tt.inLine {
+			t.Errorf("%q: got %+v %v, want %q %v %v", tt.re, p.need, p.inLine, tt.text, tt.fold, tt.inLine)
+		}
+	}
+}
+
+// FuzzPattern: a search by a literal finds what the expression alone does.
+func FuzzPattern(f *testing.F) {
+	f.Add("^pass.ord", "x\npassword\ny")
+	f.Add("(?i)pass", "x\nPAſſ\npaSS")
+	f.Add("a(?s:.*)b", "a\n\nb")
+	f.Add("x$", "ax\nxb\nx")
+	f.Add(`\bfoo\b`, "a foo\nfoobar")
+	f.Add("[^b]a", "\na")
+	f.Add("a\uFFFD", "a\xff")
+	f.Add("(ab|ac)d{2}", "abd\nacdd")
+	f.Fuzz(func(t *testing.T, re, text string) {
+		p, err := ParsePattern(re)
+		if err != nil {
+			return
+		}
+		if got, want := p.match([]byte(text), new(room)), p.re.MatchString(text); got != want {
+			t.Errorf("%q in %q: %v, want %v (by %+v)", re, text, got, want, p.need)
+		}
+	})
 }
 
 // TestHostileStacks: what is odd is found, told and written, and never fails.
@@ -185,6 +250,67 @@ func TestFindOpenLinks(t *testing.T) {
 	})
 	if want := []string{"/b 0 4755 4", "/c 0 4755 4"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q %v, want %q", got, err, want)
+	}
+}
+
+// TestLostLinks: a hard link into a lower layer that was taken away is the file
+// that it led to then, whatever became of that.
+func TestLostLinks(t *testing.T) {
+	tars := tarsOf(t, "a:0600=text | b=>a .wh.a | a:0644=other c=>b | .wh.b .wh.c")
+	s := layersOf(t, tars...)
+	for i, b := range tars {
+		s.Layers[i].content = bytes.NewReader(b)
+	}
+	var got []string
+	err := s.Deleted(t.Context(), DeletedOptions{}, func(d *DeletedFile) error {
+		text, err := io.ReadAll(io.NewSectionReader(d.Content, 0, d.Size))
+		got = append(got, fmt.Sprintf("%s %d %s %s %v %q", d.Path, d.Layer, d.Type, d.Mode, d.Linked, text))
+		return err
+	})
+	want := []string{`/a 0 file 0600 false "text"`, `/b 1 hardlink 0600 false "text"`, `/c 2 hardlink 0600 false "text"`}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("deleted: %v\n got %q\nwant %q", err, got, want)
+	}
+	rec, content, err := s.OpenVersion(t.Context(), "/c", "2")
+	if err != nil || content == nil || rec.Size != 4 {
+		t.Errorf("version: %+v %v %v", rec, content, err)
+	}
+	got = nil
+	m := &Match{Content: pattern(t, "^text$"), Types: "f"}
+	err = s.Find(t.Context(), m, FindOptions{Deleted: true}, func(r *Record) error {
+		got = append(got, fmt.Sprintf("%s %d %s", r.Path, r.Layer, r.State))
+		return nil
+	})
+	if want := []string{"/a 0 shadowed", "/b 1 deleted", "/c 2 deleted"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("find: %v\n got %q\nwant %q", err, got, want)
+	}
+	// A layer without those below it has only the link.
+	s.Layers = s.Layers[1:2]
+	if rec, content, err := s.OpenVersion(t.Context(), "/b", "1"); err != nil || content != nil || rec.Target != "/a" || rec.Mode != "0000" {
+		t.Errorf("alone: %+v %v %v", rec, content, err)
+	}
+}
+
+// TestOwnerOfPart: names of users are those of the image, also where a part of
+// it is looked at.
+func TestOwnerOfPart(t *testing.T) {
+	tars := tarsOf(t, "etc/ etc/passwd->real etc/real=root:x:0:0::%0ajohn:x:7:8::%0a etc/group->/d d/ d/f@7:8=x loop->loop")
+	s := layersOf(t, tars...)
+	s.Layers[0].content = bytes.NewReader(tars[0])
+	part, err := s.Part(t.Context(), "/d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := part.OwnerID(t.Context(), "etc/passwd", "john"); err != nil || id != 7 {
+		t.Errorf("john is %d, %v", id, err)
+	}
+	if _, err := part.OwnerID(t.Context(), "etc/passwd", "paul"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("paul: %v", err)
+	}
+	for _, file := range []string{"etc/group", "loop", "none"} {
+		if id, err := part.OwnerID(t.Context(), file, "john"); err == nil {
+			t.Errorf("%s: john is %d", file, id)
+		}
 	}
 }
 

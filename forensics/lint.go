@@ -44,6 +44,9 @@ func Lint(ctx context.Context, s *Stack, opt LintOptions, f func(*Finding) error
 		if len(s.Layers) == 0 {
 			return l.walkTree()
 		}
+		if err := s.eachUnread(ctx, 0); err != nil {
+			return err
+		}
 		return l.walkLayers()
 	})
 }
@@ -192,7 +195,7 @@ func (l *linter) walkTree() error {
 		return err
 	}
 	return l.s.Tree.Walk(l.ctx, func(e *Entry) error {
-		x, err := l.s.Tree.Xattrs(e)
+		x, _, err := l.s.xattrs(e)
 		if err != nil {
 			return err
 		}

@@ -4,11 +4,9 @@ package forensics
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"path"
 	"regexp"
 	"slices"
@@ -33,8 +31,8 @@ type Match struct {
 	Caps    []int
 	Since   time.Time // of mtime; zero: whenever
 	Until   time.Time
-	Sums    Sums           // sha256 of the content: one of them
-	Content *regexp.Regexp // in the content of a regular file
+	Sums    Sums     // sha256 of the content: one of them
+	Content *Pattern // in the content of a regular file
 }
 
 // Check finds fault with a glob.
@@ -288,40 +286,4 @@ func (m *Match) capable(t Tree, e *Entry) (bool, error) {
 		return ok || m.Caps == nil, nil
 	}
 	return false, nil
-}
-
-// window is how much of a file is searched at once, overlap how much of it
-// again with what follows where no line ends.
-const (
-	window  = 1 << 20
-	overlap = 64 << 10
-)
-
-// searchContent reports whether re matches in r. It is given whole lines, of a
-// line over a megabyte pieces that overlap by 64 KiB.
-func searchContent(ctx context.Context, re *regexp.Regexp, r io.Reader) (bool, error) {
-	buf := make([]byte, window)
-	have := 0
-	for {
-		if err := ctx.Err(); err != nil {
-			return false, err
-		}
-		n, err := io.ReadFull(r, buf[have:])
-		have += n
-		end := err == io.EOF || err == io.ErrUnexpectedEOF
-		if err != nil && !end {
-			return false, err
-		}
-		part, rest := have, overlap
-		if nl := bytes.LastIndexByte(buf[:have], '\n'); nl >= 0 && !end {
-			part, rest = nl+1, 0
-		}
-		if re.Match(buf[:part]) {
-			return true, nil
-		}
-		if end {
-			return false, nil
-		}
-		have = copy(buf, buf[part-min(rest, part):have])
-	}
 }

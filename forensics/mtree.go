@@ -74,7 +74,10 @@ func WriteSums(w io.Writer, m *Moment) error {
 	if strings.ContainsAny(name, "\\\n\r") {
 		name, sign = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(name), `\`
 	}
-	if m.Record.State != Live.String() {
+	switch {
+	case m.SHA256 == "":
+		sign = "# cannot be read: " + sign
+	case m.Record.State != Live.String():
 		sign = fmt.Sprintf("# %s layer %d %s: %s", m.Record.State, m.Record.Layer, m.DiffID, sign)
 	}
 	_, err := fmt.Fprintf(w, "%s%s  ./%s\n", sign, m.SHA256, name)

@@ -61,7 +61,10 @@ func Packages(ctx context.Context, s *Stack) ([]Package, error) {
 			}
 			text, err := readAll(ctx, s.Tree, e)
 			if err != nil {
-				return nil, fmt.Errorf("%s: /%s: %w", s.Name, e.Path, err)
+				if err := s.passes(fmt.Errorf("%s: /%s: %w", s.Name, e.Path, err)); err != nil {
+					return nil, err
+				}
+				continue
 			}
 			list = append(list, parsePackages(db.manager, text)...)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/term"
+	"github.com/imgfs/imgfs/unionfs"
 )
 
 // Versions calls f for what the layers of the stack hold at and below path,
@@ -39,7 +40,7 @@ func (s *Stack) inLayers(path string) string {
 type Record struct {
 	Path         string `json:"path"` // absolute
 	PathBase64   string `json:"path_base64,omitempty"`
-	Type         string `json:"type"` // as index.TypeName; "hardlink": to what lies in a lower layer
+	Type         string `json:"type"` // as index.TypeName; "hardlink": to what lies in a lower layer, with its attributes
 	Mode         string `json:"mode"` // octal, four digits
 	UID          uint32 `json:"uid"`
 	GID          uint32 `json:"gid"`
@@ -65,10 +66,50 @@ type Record struct {
 	Linked bool `json:"linked,omitempty"`
 }
 
+// A place is an inode of one layer.
+type place struct {
+	layer int // in the stack's Layers
+	id    index.EntryID
+	node  index.Node
+}
+
+// led returns what a version is: itself, or of a hard link into the layers
+// below the file that it led to when its layer came. ok is false for a link
+// that leads to none of the stack's layers.
+func (s *Stack) led(ctx context.Context, v *Version) (at place, ok bool, err error) {
+	if v.Node.Type() != 0 {
+		return place{v.Layer, v.ID, v.Node}, true, nil
+	}
+	if s.Layers[0].Index > 0 { // a layer without those below it
+		return at, false, nil
+	}
+	tables, err := s.tables(ctx)
+	if err != nil {
+		return at, false, err
+	}
+	if s.links == nil {
+		if s.links, err = unionfs.FindLinks(ctx, tables); err != nil {
+			return at, false, err
+		}
+	}
+	if at.layer, at.id, ok = s.links.Target(v.Layer, v.ID); ok {
+		err = tables[at.layer].Node(at.id, &at.node)
+		at.node.Layer = at.layer
+	}
+	return at, ok, err
+}
+
 // record makes a Record of a version. The hash is left out if hashed is false.
 func (s *Stack) record(ctx context.Context, v *Version, hashed bool) (*Record, error) {
 	l := s.Layers[v.Layer]
+	at, known, err := s.led(ctx, v)
+	if err != nil {
+		return nil, err
+	}
 	n := &v.Node
+	if known {
+		n = &at.node
+	}
 	r := &Record{
 		Path: "/" + v.Path, PathBase64: term.Base64(v.Path), Type: index.TypeName(n.Mode),
 		Mode: fmt.Sprintf("%04o", n.Mode&0o7777), UID: n.UID, GID: n.GID, Size: n.Size,
@@ -81,23 +122,22 @@ func (s *Stack) record(ctx context.Context, v *Version, hashed bool) (*Record, e
 		r.By, r.ByPath = &by.Index, "/"+v.ByPath
 		r.ByDiffID, r.ByCreated, r.ByCreatedBy = by.DiffID, rfc3339(by.Created), by.CreatedBy
 	}
-	t, err := l.Table(ctx)
-	if err != nil {
-		return nil, err
-	}
-	switch n.Type() {
-	case index.ModeSymlink, 0:
-		r.setTarget(t, n)
-	case index.ModeRegular:
-		if hashed {
-			r.SHA256, err = s.hashOf(ctx, t, v)
+	if typ := v.Node.Type(); typ == 0 || typ == index.ModeSymlink {
+		t, err := l.Table(ctx)
+		if err != nil {
+			return nil, err
 		}
+		r.setTarget(t, &v.Node, known)
+	}
+	if hashed && n.IsRegular() {
+		r.SHA256, err = s.hashOf(ctx, v.Path, at)
 	}
 	return r, err
 }
 
-// setTarget tells where a link leads. One that cannot be read tells nothing.
-func (r *Record) setTarget(t *index.Layer, n *index.Node) {
+// setTarget tells where a link leads. One that cannot be read tells nothing; of
+// a hard link that leads nowhere only its target is known.
+func (r *Record) setTarget(t *index.Layer, n *index.Node, known bool) {
 	tree := &tableTree[index.EntryID]{t: t}
 	e := Entry{node: *n}
 	if err := tree.target(&e); err != nil {
@@ -106,13 +146,20 @@ func (r *Record) setTarget(t *index.Layer, n *index.Node) {
 	r.Target, r.TargetBase64 = e.Target, term.Base64(e.Target)
 	if n.Type() == 0 {
 		r.Type, r.Target = "hardlink", "/"+e.Target
-		r.Mode, r.Size = "0000", 0
+		if !known {
+			r.Mode, r.Size = "0000", 0
+		}
 	}
 }
 
-func (s *Stack) hashOf(ctx context.Context, t *index.Layer, v *Version) (string, error) {
-	tree := &tableTree[index.EntryID]{t: t, layers: s.Layers, layer: v.Layer}
-	sum, err := tree.Hash(ctx, &Entry{Path: v.Path, Mode: v.Node.Mode, Size: v.Node.Size, Header: v.Node.Header, Layer: v.Layer, node: v.Node})
+func (s *Stack) hashOf(ctx context.Context, path string, at place) (string, error) {
+	t, err := s.Layers[at.layer].Table(ctx)
+	if err != nil {
+		return "", err
+	}
+	tree := &tableTree[index.EntryID]{t: t, layers: s.Layers, layer: at.layer}
+	n := &at.node
+	sum, err := tree.Hash(ctx, &Entry{Path: path, Mode: n.Mode, Size: n.Size, Header: n.Header, Layer: at.layer, node: *n})
 	return hex.EncodeToString(sum[:]), err
 }
 

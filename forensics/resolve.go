@@ -67,6 +67,26 @@ func resolve(ctx context.Context, t Tree, path string) (string, error) {
 	return strings.Join(at, "/"), nil
 }
 
+// follow returns the entry at path, symlinks followed inside the tree, the last
+// one, too.
+func follow(ctx context.Context, t Tree, path string) (*Entry, error) {
+	for range unionfs.MaxSymlinks {
+		real, err := Resolve(ctx, t, path)
+		if err != nil {
+			return nil, err
+		}
+		e, err := t.Lookup(ctx, real)
+		if err != nil || e.Type() != index.ModeSymlink {
+			return e, err
+		}
+		path = e.Target
+		if !strings.HasPrefix(path, "/") {
+			path = real[:strings.LastIndexByte(real, '/')+1] + path
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
+}
+
 // isNotDir reports whether err is about a file on the way of a path.
 func isNotDir(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
 

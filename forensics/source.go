@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/unionfs"
 )
 
 // A Stack is what can be examined: a tree, and the layers that it is made of,
@@ -30,6 +31,44 @@ type Stack struct {
 
 	// Closers are closed with the stack, the last first.
 	Closers []io.Closer
+
+	unread func(error)    // see OnUnread
+	links  *unionfs.Links // found at the first need
+}
+
+// OnUnread has f be told of each file or directory of the host that cannot be
+// read, and what is done go on without it. Without f the first one ends it.
+func (s *Stack) OnUnread(f func(error)) {
+	s.unread = f
+	if t, ok := s.Tree.(*dirTree); ok {
+		t.unread = f
+	}
+}
+
+// passes tells f of OnUnread of an error that what could not be read is, and
+// returns others.
+func (s *Stack) passes(err error) error {
+	if u := (*UnreadError)(nil); s.unread != nil && errors.As(err, &u) {
+		s.unread(u)
+		return nil
+	}
+	return err
+}
+
+// hash returns the sha256 of a file; ok is false for one that cannot be read.
+func (s *Stack) hash(ctx context.Context, e *Entry) (sum [sha256.Size]byte, ok bool, err error) {
+	if sum, err = s.Tree.Hash(ctx, e); err == nil {
+		return sum, true, nil
+	}
+	return sum, false, s.passes(fmt.Errorf("%s: /%s: %w", s.Name, e.Path, err))
+}
+
+// xattrs returns the xattrs of an entry; ok is false if they cannot be read.
+func (s *Stack) xattrs(e *Entry) (list []index.Xattr, ok bool, err error) {
+	if list, err = s.Tree.Xattrs(e); err == nil {
+		return list, true, nil
+	}
+	return nil, false, s.passes(fmt.Errorf("%s: /%s: %w", s.Name, e.Path, err))
 }
 
 // Close closes the layers and all that the stack holds open. Nothing may read
@@ -198,6 +237,7 @@ type Layer struct {
 	mu      sync.Mutex
 	table   *index.Layer  // guarded by mu
 	hashes  *index.Hashes // guarded by mu
+	unread  error         // guarded by mu; why there will be no hashes
 	content io.ReaderAt   // guarded by mu
 }
 
@@ -224,10 +264,17 @@ func (l *Layer) Table(ctx context.Context) (*index.Layer, error) {
 func (l *Layer) Hashes(ctx context.Context) (*index.Hashes, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.unread != nil {
+		return nil, l.unread
+	}
 	if l.hashes == nil {
 		h, err := l.src.OpenHashes(ctx)
 		if err != nil {
-			return nil, l.error(err)
+			err = l.error(err)
+			if u := (*UnreadError)(nil); errors.As(err, &u) {
+				l.unread = err
+			}
+			return nil, err
 		}
 		l.hashes = h
 	}

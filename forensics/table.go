@@ -24,6 +24,7 @@ import (
 type tableTree[ID ~uint32] struct {
 	t      *index.Table[ID]
 	root   ID
+	top    ID // the root of which root is a part
 	layers []*Layer
 	layer  int // of a table of one layer: which one; -1: the nodes tell
 
@@ -33,13 +34,13 @@ type tableTree[ID ~uint32] struct {
 // TreeOf returns the tree of the merged table t below the directory root.
 // layers are those it was merged from.
 func TreeOf(t *index.Tree, root index.NodeID, layers []*Layer) Tree {
-	return &tableTree[index.NodeID]{t: t, root: root, layers: layers, layer: -1, near: make([]atomic.Int64, len(layers))}
+	return &tableTree[index.NodeID]{t: t, root: root, top: root, layers: layers, layer: -1, near: make([]atomic.Int64, len(layers))}
 }
 
 // TreeOfLayer returns what layer k brings, applied alone to an empty
 // directory.
 func TreeOfLayer(t *index.Layer, layers []*Layer, k int) Tree {
-	return &tableTree[index.EntryID]{t: t, root: index.RootID, layers: layers, layer: k, near: make([]atomic.Int64, len(layers))}
+	return &tableTree[index.EntryID]{t: t, root: index.RootID, top: index.RootID, layers: layers, layer: k, near: make([]atomic.Int64, len(layers))}
 }
 
 // fill makes e the entry at path of inode id.
@@ -81,11 +82,23 @@ func (t *tableTree[ID]) Walk(ctx context.Context, f func(*Entry) error) error {
 		if err := t.fill(&w.e, "", t.root); err != nil {
 			return err
 		}
-		if err := f(&w.e); err != nil || !w.e.IsDir() {
-			return noSkip(err)
+		down, err := visit(&w.e, f)
+		if err == nil && down {
+			err = w.dir("", t.root)
 		}
-		return noSkip(w.dir("", t.root))
+		return noSkip(err)
 	})
+}
+
+// visit calls f for an entry of a walk and returns whether what is in it is
+// walked. With fs.SkipDir the walk of the directory that it is in ends.
+func visit(e *Entry, f func(*Entry) error) (down bool, err error) {
+	isDir := e.IsDir() // f may change it
+	err = f(e)
+	if err == fs.SkipDir && isDir {
+		return false, nil
+	}
+	return isDir, err
 }
 
 func noSkip(err error) error {
@@ -134,19 +147,13 @@ func (w *tableWalk[ID]) dir(path string, id ID) error {
 		if err := w.fill(&w.e, joinPath(path, string(w.names[i].Name)), child); err != nil {
 			return err
 		}
-		isDir, at := w.e.IsDir(), w.e.Path
-		switch err := w.f(&w.e); {
-		case err == fs.SkipDir && isDir:
-			continue
-		case err == fs.SkipDir:
-			return nil
-		case err != nil:
-			return err
+		at := w.e.Path
+		down, err := visit(&w.e, w.f)
+		if err == nil && down {
+			err = w.dir(at, child)
 		}
-		if isDir {
-			if err := w.dir(at, child); err != nil {
-				return err
-			}
+		if err != nil {
+			return noSkip(err)
 		}
 	}
 	return nil
@@ -195,6 +202,13 @@ func (t *tableTree[ID]) sub(path string) (Tree, error) {
 	})
 }
 
+// whole returns the tree that t is a part of.
+func (t *tableTree[ID]) whole() Tree {
+	all := *t
+	all.root = t.top
+	return &all
+}
+
 // Open implements Tree.
 func (t *tableTree[ID]) Open(e *Entry) (io.ReaderAt, error) {
 	if !e.IsRegular() {
@@ -237,6 +251,9 @@ func (t *tableTree[ID]) Hash(ctx context.Context, e *Entry) (sum [sha256.Size]by
 		return sum, fmt.Errorf("%w: layer %d", index.ErrCorrupt, e.Layer)
 	}
 	h, err := t.layers[e.Layer].Hashes(ctx)
+	if u := (*UnreadError)(nil); errors.As(err, &u) {
+		return hashContent(ctx, t, e) // another file of its layer cannot be read
+	}
 	if err != nil {
 		return sum, err
 	}

@@ -42,7 +42,8 @@ func Unified(ctx context.Context, a, b *Stack, d *Difference) ([]byte, error) {
 		}
 		text, err := readAll(ctx, side.s.Tree, side.e)
 		if err != nil {
-			return nil, fmt.Errorf("%s: /%s: %w", side.s.Name, side.e.Path, err)
+			err = side.s.passes(fmt.Errorf("%s: /%s: %w", side.s.Name, side.e.Path, err))
+			return fmt.Appendf(nil, "Files %s and %s: one cannot be read\n", oldName, newName), err
 		}
 		if bytes.IndexByte(text, 0) >= 0 {
 			return fmt.Appendf(nil, "Binary files %s and %s differ\n", oldName, newName), nil

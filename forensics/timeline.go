@@ -43,45 +43,46 @@ func (s *Stack) Timeline(ctx context.Context, opt TimelineOptions, f func(*Momen
 	if _, err := q.prepare(); err != nil {
 		return err
 	}
-	tell := func(v *Version) error {
+	tell := func(v *Version, at *place) error {
 		r, err := s.record(ctx, v, opt.Hash)
 		if err != nil {
 			return err
 		}
-		return f(s.moment(r, v, q.entryOf(v)))
+		return f(s.moment(r, v, s.entryAt(v.Path, at)))
 	}
-	var list []Version
+	var list []hit
 	err := s.Versions(ctx, "", Versions{Version: func(v *Version) error {
-		ok, err := q.matches(v)
+		at, ok, err := q.matches(v)
 		if err != nil || !ok {
 			return err
 		}
 		if opt.Chrono {
-			list = append(list, *v)
+			list = append(list, hit{*v, at})
 			return nil
 		}
-		return tell(v)
+		return tell(v, &at)
 	}})
 	if err != nil || !opt.Chrono {
 		return err
 	}
-	slices.SortStableFunc(list, func(a, b Version) int {
-		return cmp.Or(cmp.Compare(a.Node.Mtime, b.Node.Mtime), cmp.Compare(a.Node.MtimeNsec, b.Node.MtimeNsec))
+	slices.SortStableFunc(list, func(a, b hit) int {
+		x, y := &a.at.node, &b.at.node
+		return cmp.Or(cmp.Compare(x.Mtime, y.Mtime), cmp.Compare(x.MtimeNsec, y.MtimeNsec))
 	})
 	for i := range list {
-		if err := tell(&list[i]); err != nil {
+		if err := tell(&list[i].v, &list[i].at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// entryOf makes an Entry of a version that was matched.
-func (q *layerSearch) entryOf(v *Version) *Entry {
-	n := &v.Node
+// entryAt makes an Entry of a file of a layer.
+func (s *Stack) entryAt(path string, at *place) *Entry {
+	n := &at.node
 	return &Entry{
-		Path: v.Path, Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
-		Mtime: n.Mtime, MtimeNsec: n.MtimeNsec, Layer: q.s.Layers[v.Layer].Index, Header: n.Header, node: *n,
+		Path: path, Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Rdev: n.Rdev, Size: n.Size,
+		Mtime: n.Mtime, MtimeNsec: n.MtimeNsec, Layer: s.Layers[at.layer].Index, Header: n.Header, node: *n,
 	}
 }
 

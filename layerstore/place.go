@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/noatime"
 	"github.com/imgfs/imgfs/layerstore/seek"
 )
 
@@ -89,7 +90,7 @@ func (s *Store) OpenPlace(ctx context.Context, l Layer, at Range, verify bool, c
 // openRegular opens a regular file, and no other than same if that is not nil.
 func openRegular(path string, same fs.FileInfo) (*os.File, error) {
 	// O_NONBLOCK: a pipe that took the file's place must not hang us.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := noatime.Open(path, syscall.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

@@ -54,11 +54,9 @@ func Merge(ctx context.Context, w *index.Writer[index.NodeID], layers []*index.L
 			return fmt.Errorf("layers of over %d files and directories in all: %w of %d", total, index.ErrLimit, uint64(maxTotal))
 		}
 	}
-	m := &merger{ctx: ctx, layers: layers, links: make([]map[index.EntryID]nodeRef, len(layers))}
-	for k := range layers {
-		if err := m.resolveLinks(k); err != nil {
-			return &LayerError{k, err}
-		}
+	m, err := newMerger(ctx, layers)
+	if err != nil {
+		return err
 	}
 	if err := m.mergeAll(); err != nil {
 		return err

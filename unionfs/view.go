@@ -39,17 +39,15 @@ type viewKey struct {
 
 // NewView returns an empty view of layers, base first.
 func NewView(ctx context.Context, layers []*index.Layer) (*View, error) {
-	v := &View{
-		m:     &merger{ctx: ctx, layers: layers, links: make([]map[index.EntryID]nodeRef, len(layers))},
+	m, err := newMerger(ctx, layers)
+	if err != nil {
+		return nil, err
+	}
+	return &View{
+		m:     m,
 		nodes: []viewNode{{dir: true, dt: dtDir, children: make(map[string]int)}},
 		of:    make(map[viewKey]int),
-	}
-	for k := range layers {
-		if err := v.m.resolveLinks(k); err != nil {
-			return nil, &LayerError{k, err}
-		}
-	}
-	return v, nil
+	}, nil
 }
 
 // Add puts inode id of a layer at path. Directories on the way that were not

@@ -176,8 +176,8 @@ func (x *extractor) write(d *forensics.DeletedFile) error {
 	name := names[len(names)-1]
 	n := &d.Node
 	meta := &hostfs.Meta{Mode: n.Mode, UID: n.UID, GID: n.GID, Mtime: n.Mtime, MtimeNsec: int64(n.MtimeNsec)}
-	switch d.Type {
-	case "file":
+	switch {
+	case d.Content != nil: // also of a hard link
 		return dir.File(name, meta, d.Size, func(w io.WriterAt) error {
 			n, err := io.Copy(io.NewOffsetWriter(w, 0), io.NewSectionReader(d.Content, 0, d.Size))
 			if err == nil && n != d.Size {
@@ -188,7 +188,7 @@ func (x *extractor) write(d *forensics.DeletedFile) error {
 			}
 			return x.ctx.Err()
 		})
-	case "symlink":
+	case d.Type == "symlink":
 		return dir.Symlink(name, d.Target, meta)
 	}
 	x.opt.LeftOut(path.Join(names...), d.Type)

@@ -63,7 +63,7 @@ func (f *findFlags) match(a *app) (*forensics.Match, error) {
 		flagValue("newer", f.newer, &m.Since, func(s string) (time.Time, error) { return parseTime(s, now) }),
 		flagValue("older", f.older, &m.Until, func(s string) (time.Time, error) { return parseTime(s, now) }),
 		flagValue("regex", f.path, &m.Path, regexp.Compile),
-		flagValue("content", f.content, &m.Content, func(s string) (*regexp.Regexp, error) { return regexp.Compile("(?m)" + s) }),
+		flagValue("content", f.content, &m.Content, forensics.ParsePattern),
 	} {
 		if err != nil {
 			return nil, err

@@ -19,7 +19,7 @@ var manExit = []struct {
 }{
 	{exitOK, "Success."},
 	{exitDiffers, "A comparison found a difference, or a check did not hold."},
-	{exitUsage, "The command line is wrong."},
+	{exitUsage, "The command line is wrong, or files below a directory could not be read; what is printed is about the others."},
 	{exitNotFound, "There is no such image, upper or mount, or no such file in it."},
 	{exitMalformed, "The image is malformed or corrupt, or the store is damaged."},
 	{exitRefused, "The mount was refused, or an upper is in use; the error says what is missing."},

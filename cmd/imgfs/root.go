@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/cow"
+	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/control/background"
@@ -55,6 +57,11 @@ type app struct {
 	bars   atomic.Pointer[term.Bars] // that are drawn now; nil: none
 	opened *imgfs.Store
 	ran    bool // a verb was reached: its errors are not about usage
+
+	unread struct {
+		mu   sync.Mutex
+		told map[string]bool // guarded by mu; what could not be read, see couldNotRead
+	}
 }
 
 func newApp() *app {
@@ -108,6 +115,9 @@ func (a *app) run(args []string) int {
 		err = errInterrupted
 	case err != nil && exitCode(err) == exitNotFound && (hint(err) == "" || isMissing(err)):
 		err = a.otherTags(a.inUsersStore(err, c.Flags().Args()), c.Flags().Args())
+	}
+	if n := len(a.unread.told); n > 0 && exitCode(err) <= exitDiffers {
+		err = unreadError(n)
 	}
 	a.report(err)
 	return exitCode(err)
@@ -358,7 +368,7 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 const (
 	exitOK        = 0
 	exitDiffers   = 1 // a comparison found a difference, or a check did not hold
-	exitUsage     = 2
+	exitUsage     = 2 // also a part of what was asked about could not be read
 	exitNotFound  = 3
 	exitMalformed = 4 // malformed or corrupt image, or a damaged store
 	exitRefused   = 5 // a mount was refused
@@ -374,6 +384,7 @@ func exitCode(err error) int {
 		refused *imgfs.RefusedError
 		mounted *mount.Error
 		notDir  *notDirError
+		unread  unreadError
 	)
 	switch {
 	case err == nil:
@@ -382,7 +393,7 @@ func exitCode(err error) int {
 		return int(status)
 	case errors.As(err, &child):
 		return child.Code
-	case errors.As(err, &usage), errors.Is(err, imgfs.ErrOption):
+	case errors.As(err, &usage), errors.Is(err, imgfs.ErrOption), errors.As(err, &unread):
 		return exitUsage
 	case errors.As(err, &mounted):
 		switch {
@@ -406,7 +417,7 @@ func exitCode(err error) int {
 func isMalformed(err error) bool {
 	for _, is := range []error{
 		image.ErrMalformed, index.ErrBadLayer, index.ErrLimit, index.ErrCorrupt, seek.ErrFormat, seek.ErrCorrupt,
-		imgfs.ErrDamaged, imgfs.ErrDigest, imgfs.ErrNoBlob, cow.ErrDamaged,
+		imgfs.ErrDamaged, imgfs.ErrDigest, imgfs.ErrNoBlob, cow.ErrDamaged, forensics.ErrNotEvidence,
 	} {
 		if errors.Is(err, is) {
 			return true

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
@@ -28,5 +29,32 @@ func (a *app) withStack(ctx context.Context, arg string, f *imageFlags, do func(
 	if err != nil {
 		return notImage(err)
 	}
+	s.OnUnread(a.couldNotRead)
 	return errors.Join(do(s), s.Close())
+}
+
+// couldNotRead tells of something below a directory of the host, once, and has
+// the program end as one that could not do all.
+func (a *app) couldNotRead(err error) {
+	a.unread.mu.Lock()
+	defer a.unread.mu.Unlock()
+	text := plain(err)
+	if a.unread.told[text] {
+		return
+	}
+	if a.unread.told == nil {
+		a.unread.told = make(map[string]bool)
+	}
+	a.unread.told[text] = true
+	a.report(err)
+}
+
+// An unreadError ends a run that did all but for some files.
+type unreadError int
+
+func (n unreadError) Error() string {
+	if n == 1 {
+		return "1 file or directory could not be read, and is left out"
+	}
+	return fmt.Sprintf("%d files or directories could not be read, and are left out", int(n))
 }

@@ -16,11 +16,11 @@ import (
 func newVerify(a *app) *cobra.Command {
 	var (
 		opt    imgfs.VerifyOptions
+		ev     evidenceFlags
 		format string
-		quiet  bool
 	)
 	c := &cobra.Command{
-		Use:   "verify [IMAGE…]",
+		Use:   "verify [IMAGE…] | --evidence {IMAGE…|FILE… | --check REPORT}",
 		Short: "Reread everything in the store and tell what is wrong",
 		Long: `Verify reads every blob and every index of the images, without IMAGE of the
 whole store, and compares them with their digests and checksums. Each file that
@@ -29,22 +29,44 @@ then 1.
 
 With --repair what is derived from layers is made anew, and a blob that is lost
 or damaged is fetched from the registry that the image's name speaks of. The
-exit code is 0 if everything is good then.`,
+exit code is 0 if everything is good then.
+
+With --evidence it reads images of the store, image files and OCI layouts whole
+and writes a report of what they are: the size and sha256 of the file, of all
+in it, of each layer as shipped and uncompressed, by which tool, when, where and
+as whom, and a seal over all that. What is examined is opened for reading only,
+and what is derived of it goes to the store (--root). The seal is printed, to be
+noted or signed elsewhere: who can change a report can seal it anew.
+
+--check REPORT reads all again that a report names, or FILE… in its place, and
+tells what is not as it says; the exit code is then 1, as for a seal that does
+not hold.`,
 		Example: `  imgfs verify
   imgfs verify --repair alpine:3
-  imgfs verify --format json`,
+  imgfs verify --format json
+  imgfs verify --evidence -o report.json ./image.tar
+  imgfs verify --evidence --check report.json`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: a.storedImages,
+		ValidArgsFunction: a.imageNames,
 		RunE: func(c *cobra.Command, args []string) error {
 			if format != "" && format != "json" {
 				return usagef("--format %q: want json", format)
+			}
+			ev.json = format == "json"
+			switch {
+			case ev.on && opt.Repair:
+				return usagef("--repair changes the store, --evidence changes nothing")
+			case ev.on:
+				return a.evidence(c.Context(), args, &ev)
+			case ev.output != "" || ev.check != "":
+				return usagef("-o and --check go with --evidence")
 			}
 			st, err := a.store()
 			if err != nil {
 				return err
 			}
 			var found *imgfs.Verified
-			err = a.working(c.Context(), quiet, func(ctx context.Context, load imgfs.LoadOptions) (err error) {
+			err = a.working(c.Context(), ev.quiet, func(ctx context.Context, load imgfs.LoadOptions) (err error) {
 				opt.Progress = load.Progress
 				found, err = st.Verify(ctx, args, opt)
 				return err
@@ -52,11 +74,14 @@ exit code is 0 if everything is good then.`,
 			if err != nil {
 				return err
 			}
-			return a.printVerified(found, format, quiet)
+			return a.printVerified(found, format, ev.quiet)
 		},
 	}
 	c.Flags().BoolVar(&opt.Repair, "repair", false, "make anew what is derived, and fetch blobs that a registry still has")
-	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but what is wrong")
+	c.Flags().BoolVar(&ev.on, "evidence", false, "write a sealed report of what images or files are")
+	c.Flags().StringVarP(&ev.output, "output", "o", "", "write the report to the new file `FILE`, not to standard output")
+	c.Flags().StringVar(&ev.check, "check", "", "read again what `REPORT` is about, and tell what differs")
+	c.Flags().BoolVarP(&ev.quiet, "quiet", "q", false, "print nothing but what is wrong")
 	c.Flags().StringVar(&format, "format", "", "print as `FORMAT`: json (an object for each thing that is wrong, a line each)")
 	return c
 }

@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/internal/noatime"
 )
 
 // Limits of an archive, over and above those of its documents.
@@ -153,7 +154,7 @@ type Layer struct {
 // has its layers read through too, because it does not say their diffIDs.
 func Open(path string) (*Source, error) {
 	// O_NONBLOCK: a pipe without a writer must not hang us.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := noatime.Open(path, syscall.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/internal/noatime"
 )
 
 // files are the named files of a source.
@@ -158,7 +159,7 @@ func (d *dirFiles) openFile(name string, info fs.FileInfo) (*os.File, error) {
 	if d.closed {
 		return nil, os.ErrClosed
 	}
-	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := noatime.OpenIn(d.root, name, syscall.O_NONBLOCK)
 	if err != nil {
 		return nil, rootError(name, err)
 	}
