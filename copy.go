@@ -16,6 +16,7 @@ import (
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/layerstore"
 )
 
@@ -33,6 +34,8 @@ type endpoint struct {
 	kind endpointKind
 	path string // of an archive or layout
 	ref  string // "" = none
+
+	store engine.Location // of an engine
 }
 
 type endpointKind string
@@ -43,6 +46,7 @@ const (
 	inDockerArchive endpointKind = "docker-archive"
 	inOCIArchive    endpointKind = "oci-archive"
 	inOCIDir        endpointKind = "oci"
+	inEngine        endpointKind = "engine"
 )
 
 // parseEndpoint reads docker-archive:PATH[:REF], oci-archive:PATH[:REF],
@@ -56,7 +60,7 @@ func parseEndpoint(s string) (endpoint, error) {
 		if path == "" {
 			return endpoint{}, optionError{fmt.Errorf("%q names no file", s)}
 		}
-		return endpoint{k, path, ref}, nil
+		return endpoint{kind: k, path: path, ref: ref}, nil
 	case ok && k == inRegistry && strings.HasPrefix(rest, "//"):
 		_, err := image.ParseReference(rest[2:])
 		if err != nil {
@@ -69,6 +73,15 @@ func parseEndpoint(s string) (endpoint, error) {
 		return endpoint{}, optionError{fmt.Errorf("%q is of no kind that is known here: docker-archive, oci-archive, oci, docker://, store", s)}
 	}
 	return endpoint{kind: inStore, ref: s}, nil
+}
+
+// parseOrigin is parseEndpoint of what is read from: the store of another
+// engine, too, KIND:[ROOT:]NAME.
+func (s *Store) parseOrigin(src string) (endpoint, error) {
+	if l, ok := s.inEngine(src); ok {
+		return endpoint{kind: inEngine, store: l}, nil
+	}
+	return parseEndpoint(src)
 }
 
 // named returns the name that an image gets at e, and that it has in the
@@ -104,6 +117,7 @@ var ErrBothStored = errors.New("both are in the store, where nothing is copied")
 //	docker-archive:PATH[:REF]  oci-archive:PATH[:REF]  oci:DIR[:REF]
 //	docker://REF  store:NAME  NAME
 //
+// or, of src alone, KIND:[ROOT:]NAME in the store of another engine,
 // with their documents and layers bit for bit, as Save writes them and Pull
 // brings them. Without a REF in dst names stay, and all images of an archive
 // are copied; with one, it is the name of the one image that src is. To and
@@ -114,7 +128,7 @@ func (s *Store) Copy(ctx context.Context, src, dst string, opt CopyOptions) ([]L
 	if err := checkPlatform(opt.Platform); err != nil {
 		return nil, err
 	}
-	from, err := parseEndpoint(src)
+	from, err := s.parseOrigin(src)
 	if err != nil {
 		return nil, err
 	}

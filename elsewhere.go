@@ -19,7 +19,13 @@ import (
 // fromFile returns the images of an archive or layout: all, or the one of a
 // name.
 func (s *Store) fromFile(ctx context.Context, e *endpoint, opt CopyOptions) (*origin, error) {
-	src, err := openOnDisk(e.path)
+	var src *archive.Source
+	var err error
+	if e.kind == inEngine {
+		src, err = s.loadable(ctx, e.store)
+	} else {
+		src, err = openOnDisk(e.path)
+	}
 	if mustSpool(err) {
 		src, err = s.openSpooled(ctx, e.path, LoadOptions{Progress: opt.Progress})
 	}
@@ -136,15 +142,19 @@ func (b fileBlobs) add(ctx context.Context, m *archive.Image) error {
 	described := append([]archive.Layer(nil), m.Layers...)
 	for i := range described {
 		l := &described[i]
+		blob, err := l.Section(ctx)
+		if err != nil {
+			return layerError(i, err)
+		}
 		if l.Desc.Digest == "" {
-			d, err := hashOf(ctx, l)
+			d, err := hashOf(ctx, blob)
 			if err != nil {
 				return layerError(i, err)
 			}
 			l.Desc.Digest = d
 		}
-		l.Desc.Size = l.Blob.Size()
-		b[l.Desc.Digest] = l.Blob
+		l.Desc.Size = blob.Size()
+		b[l.Desc.Digest] = blob
 		layers[i] = layerstore.Layer{Digest: l.Desc.Digest, MediaType: l.Desc.MediaType, Size: l.Desc.Size}
 	}
 	m.Layers = described
@@ -164,8 +174,8 @@ func (b fileBlobs) add(ctx context.Context, m *archive.Image) error {
 }
 
 // hashOf returns the digest of a layer as it lies there.
-func hashOf(ctx context.Context, l *archive.Layer) (digest.Digest, error) {
-	r := &ctxReader{ctx: ctx, r: io.NewSectionReader(l.Blob, 0, l.Blob.Size())}
+func hashOf(ctx context.Context, blob *io.SectionReader) (digest.Digest, error) {
+	r := &ctxReader{ctx: ctx, r: io.NewSectionReader(blob, 0, blob.Size())}
 	return digest.FromReader(r)
 }
 

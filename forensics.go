@@ -15,6 +15,7 @@ import (
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/control"
 	"github.com/imgfs/imgfs/internal/control/mtab"
@@ -53,7 +54,7 @@ func (s *Store) OpenStack(ctx context.Context, arg string, opt OpenOptions) (*fo
 		}
 		return s.openUpperStack(ctx, &upperSource{s, name, holders[name]}, arg, path)
 	}
-	src, path := image.SplitPath(arg, onDisk)
+	src, path := SplitArg(arg)
 	if src == "-" {
 		return nil, errors.New("-: load it first (imgfs load)")
 	}
@@ -76,6 +77,11 @@ func (s *Store) OpenStack(ctx context.Context, arg string, opt OpenOptions) (*fo
 func cutSelector(src string) (image, which string) {
 	if onDisk(src) {
 		return src, ""
+	}
+	if l, ok := engine.Parse(src, isDir); ok && l.Name != "" {
+		name, which := cutSelector(l.Name)
+		l.Name = name
+		return l.String(), which
 	}
 	if i := strings.LastIndex(src, "@upto="); i > 0 {
 		return src[:i], src[i+1:]
@@ -101,8 +107,8 @@ func (s *Store) openMountStack(ctx context.Context, place *mtab.Place, arg, path
 		if r.at == nil || r.at.Device != place.Mount.Device || r.State == control.Dead {
 			continue
 		}
-		src, part := image.SplitPath(r.Image, onDisk)
-		if r.ImageID != "" && s.hasImage(r.ImageID, r.Platform) {
+		src, part := SplitArg(r.Image)
+		if _, engines := engine.Parse(src, isDir); !engines && r.ImageID != "" && s.hasImage(r.ImageID, r.Platform) {
 			src = r.ImageID
 		}
 		opt.Platform = r.Platform
@@ -312,11 +318,39 @@ type placeSource struct{ p *layerstore.Place }
 func (o placeSource) OpenTable(ctx context.Context) (*index.Layer, error) { return o.p.OpenTable(ctx) }
 
 func (o placeSource) OpenHashes(ctx context.Context) (*index.Hashes, error) {
-	return o.p.OpenHashes(ctx)
+	h, err := o.p.OpenHashes(ctx)
+	return h, unread(err)
 }
 
 func (o placeSource) OpenContent(context.Context) (io.ReaderAt, error) {
-	return struct{ io.ReaderAt }{o.p}, nil // not to be closed
+	return placeContent{o.p}, nil // not to be closed
+}
+
+// EachUnreadable calls f for each file of an engine's store that the layer
+// lacks.
+func (o placeSource) EachUnreadable(ctx context.Context, f func(error)) error {
+	if b, ok := o.p.Bytes().(archive.Bytes); ok {
+		return b.EachUnreadable(ctx, f)
+	}
+	return nil
+}
+
+// A placeContent tells files of an engine's store that cannot be read from
+// what is wrong with an image.
+type placeContent struct{ p *layerstore.Place }
+
+func (c placeContent) ReadAt(b []byte, off int64) (int, error) {
+	n, err := c.p.ReadAt(b, off)
+	return n, unread(err)
+}
+
+// unread makes the error about a file of an engine's store one that an
+// examination may go on after.
+func unread(err error) error {
+	if u := (*UnreadableError)(nil); errors.As(err, &u) {
+		return &forensics.UnreadError{Err: err}
+	}
+	return err
 }
 
 // openUpperStack opens an upper over its image. Its changes are written as the

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/layerstore"
 	"github.com/imgfs/imgfs/layerstore/seek"
 )
@@ -16,7 +18,7 @@ import (
 // Info returns the documents of an image. What OpenImage opens, it knows; an
 // image in place is read where it lies and not verified.
 func (s *Store) Info(ctx context.Context, arg string, opt OpenOptions) (*ImageInfo, error) {
-	src, _ := image.SplitPath(arg, onDisk)
+	src, _ := SplitArg(arg)
 	info, err := s.info(ctx, src, opt)
 	if err != nil {
 		return nil, about(src, err)
@@ -28,6 +30,9 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 	if src == "-" {
 		return nil, errors.New("load it first (imgfs load)")
 	}
+	if l, ok := s.inEngine(src); ok {
+		return s.infoEngine(ctx, l, opt)
+	}
 	if !isPath(src) {
 		rec, _, err := s.findOrPull(ctx, src, opt)
 		if err == nil {
@@ -37,7 +42,7 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 			return nil, err
 		}
 	}
-	if info, err := infoFile(src, opt); !mustSpool(err) {
+	if info, err := infoFile(ctx, src, opt); !mustSpool(err) {
 		return info, err
 	}
 	i, err := s.loadAndOpen(ctx, src, nil, opt)
@@ -57,20 +62,49 @@ func (s *Store) info(ctx context.Context, src string, opt OpenOptions) (*ImageIn
 
 // infoFile reads the documents of an image file; its layers are not read, so
 // the uncompressed sizes of those that are compressed are not known.
-func infoFile(path string, opt OpenOptions) (*ImageInfo, error) {
+func infoFile(ctx context.Context, path string, opt OpenOptions) (*ImageInfo, error) {
 	src, err := openOnDisk(path)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
+	return infoSource(ctx, src, opt)
+}
+
+// infoEngine reads the documents of an image or a container in the store of an
+// engine.
+func (s *Store) infoEngine(ctx context.Context, l engine.Location, opt OpenOptions) (*ImageInfo, error) {
+	f, err := s.findIn(ctx, l, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := infoSource(ctx, f.Source, opt)
+	if err == nil {
+		for _, d := range f.item.Digests {
+			if r, err := image.ParseReference(d); err == nil {
+				d = r.Familiar()
+			}
+			info.RepoDigests = append(info.RepoDigests, d)
+		}
+	}
+	return info, err
+}
+
+// infoSource reads the documents of the only image of a source.
+func infoSource(ctx context.Context, src *archive.Source, opt OpenOptions) (*ImageInfo, error) {
 	e, m, err := selectImage(src, opt.Platform)
 	if err != nil {
 		return nil, err
 	}
 	var layers []layerstore.Layer
 	known := true
-	for _, l := range m.Layers {
-		have := layerstore.Layer{Digest: l.Desc.Digest, DiffID: l.DiffID, MediaType: l.Desc.MediaType, Size: l.Blob.Size(), TarSize: plainSize(l.Blob)}
+	for k, l := range m.Layers {
+		blob, err := l.Section(ctx)
+		if err != nil {
+			return nil, layerError(k, err)
+		}
+		have := layerstore.Layer{Digest: l.Desc.Digest, DiffID: l.DiffID, MediaType: l.Desc.MediaType, Size: blob.Size(), TarSize: plainSize(blob)}
 		known = known && have.TarSize >= 0
 		layers = append(layers, have)
 	}

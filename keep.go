@@ -39,7 +39,7 @@ func (s *Store) upperUses() ([]layerstore.Use, error) {
 			continue // being made: by who holds a lease
 		case err != nil:
 			return nil, fmt.Errorf("upper %s: %w: %w", e.Name(), ErrUnknownNeed, err)
-		case c.File != "" && isThere(c.File):
+		case c.File != "" && thereToOpen(c.File):
 			continue // it lies over that file
 		}
 		uses = append(uses, layerstore.Use{

@@ -27,6 +27,7 @@ import (
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/noatime"
 	"github.com/imgfs/imgfs/layerstore"
@@ -44,7 +45,7 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt Load
 		return nil, err
 	}
 	defer stage.Discard()
-	src, err := openArchive(ctx, stage, path, stdin, opt)
+	src, err := s.openToLoad(ctx, stage, path, stdin, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +58,19 @@ func (s *Store) Load(ctx context.Context, path string, stdin io.Reader, opt Load
 		loaded, err = s.loadAgain(ctx, src, opt)
 	}
 	return loaded, err
+}
+
+// openToLoad opens an archive, or what KIND:[ROOT:]NAME means in the store of an
+// engine.
+func (s *Store) openToLoad(ctx context.Context, stage *layerstore.Stage, path string, stdin io.Reader, opt LoadOptions) (*archive.Source, error) {
+	if l, ok := engine.Parse(path, isDir); ok && !onDisk(path) {
+		src, err := s.loadable(ctx, l)
+		if err != nil {
+			err = about(path, err)
+		}
+		return src, err
+	}
+	return openArchive(ctx, stage, path, stdin, opt)
 }
 
 // maxAgain is how often work is begun again because somebody removes from the
@@ -464,12 +478,16 @@ func (l *loader) readLayer(ctx context.Context, i int, a *archive.Layer) (layers
 		return l.fetchLayer(ctx, i, a)
 	}
 	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}
-	bar := start(l.opt.Progress, fmt.Sprintf("layer %d %s", i+1, short(a.DiffID)), a.Blob.Size())
+	blob, err := a.Section(ctx)
+	if err != nil {
+		return want, err
+	}
+	bar := start(l.opt.Progress, fmt.Sprintf("layer %d %s", i+1, short(a.DiffID)), blob.Size())
 	defer bar.Close()
-	src := &toldReader{SectionReader: io.NewSectionReader(a.Blob, 0, a.Blob.Size()), told: bar}
+	src := &toldReader{SectionReader: io.NewSectionReader(blob, 0, blob.Size()), told: bar}
 	got, sidecar, err := l.stage.AddLayer(ctx, want, src, index.Limits{})
 	if err != nil {
-		return got, err
+		return got, unproven(ctx, a, err)
 	}
 	if sidecar {
 		l.warn("%s", sidecarLine(i))

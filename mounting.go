@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/internal/control"
 	"github.com/imgfs/imgfs/internal/control/mtab"
 	"github.com/imgfs/imgfs/unionfs"
@@ -139,6 +140,16 @@ func (s *Store) Mount(ctx context.Context, arg, dir string, stdin io.Reader, opt
 	return m, nil
 }
 
+// CheckDir returns the error that Mount would end with for dir before it looks at
+// the image: a *RefusedError, or nil. For who has much to do before Mount.
+func (s *Store) CheckDir(arg, dir string, opt MountOptions) error {
+	_, made, err := s.mountPoint(arg, dir, &opt)
+	if err == nil {
+		removeMade(made)
+	}
+	return err
+}
+
 // serveAlone is serve while nobody else mounts there: of two commands that
 // found the same directory free, one finds the other's mount here.
 func (m *Mount) serveAlone(path string, made []string, store string, opt *MountOptions) error {
@@ -245,7 +256,7 @@ func (m *Mount) serve(path string, made []string, store string, opt *MountOption
 func (m *Mount) shown(opt *MountOptions) (*unionfs.FS, string, error) {
 	name := cmp.Or(opt.Name, m.img.Name)
 	if len(m.img.places) > 0 && opt.Name == "" { // a file
-		abs, err := filepath.Abs(name)
+		abs, err := m.img.opened()
 		if err != nil {
 			return nil, "", err
 		}
@@ -423,7 +434,9 @@ func (s *Store) apart(arg, path string, refuse func(reason, hint string, err err
 		return refuse("lies inside the store "+s.Root(), "choose a directory elsewhere", nil)
 	}
 	below := []string{s.Root()}
-	if src, _ := image.SplitPath(arg, isThere); src != "-" && isThere(src) {
+	if l, ok := engine.Parse(arg, isDir); ok && isDir(l.Root) {
+		below = append(below, l.Root)
+	} else if src, _ := image.SplitPath(arg, isThere); src != "-" && isThere(src) {
 		below = append(below, src)
 	}
 	for _, p := range below {

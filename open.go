@@ -35,23 +35,26 @@ type Image struct {
 	FS       *unionfs.FS   // the whole tree
 	Path     string        // the part that was asked for ("NAME:/usr"), "" = all
 
-	chain  digest.Digest       // names the stack of layers
-	places []*layerstore.Place // in place
-	lease  *layerstore.Lease
-	source io.Closer                                               // the archive
-	hashes func(ctx context.Context, k int) (*index.Hashes, error) // of an image of the store
+	chain   digest.Digest       // names the stack of layers
+	places  []*layerstore.Place // in place
+	where   string              // in an engine's store: how it is opened from anywhere
+	changes int                 // how many layers, the last ones, are a container's and in no config
+	lease   *layerstore.Lease
+	source  io.Closer                                               // the archive
+	hashes  func(ctx context.Context, k int) (*index.Hashes, error) // of an image of the store
 
 	mu      sync.Mutex
 	closers []io.Closer // guarded by mu; layers that were read
 }
 
 // OpenImage opens arg: NAME[:TAG|@DIGEST], a prefix of an id, ./file.tar or
-// ./oci-dir, each with ":/path" behind it for a part (see image.SplitPath). An
-// archive that is compressed as a whole, and "-" (stdin), are loaded into the
+// ./oci-dir, or KIND:[ROOT:]NAME of an image or a container in the store of
+// another engine (docker, containerd, containers-storage), each with ":/path"
+// behind it for a part (see image.SplitPath). An archive that is compressed as a whole, and "-" (stdin), are loaded into the
 // store first. errors.Is(err, image.ErrNotFound) tells that there is no such
 // image.
 func (s *Store) OpenImage(ctx context.Context, arg string, stdin io.Reader, opt OpenOptions) (*Image, error) {
-	src, path := image.SplitPath(arg, onDisk)
+	src, path := SplitArg(arg)
 	i, err := s.openSource(ctx, src, stdin, opt)
 	if err != nil {
 		return nil, about(src, err)
@@ -86,6 +89,9 @@ func (s *Store) openSource(ctx context.Context, src string, stdin io.Reader, opt
 	}
 	if isPath(src) {
 		return s.openFile(ctx, src, opt)
+	}
+	if l, ok := s.inEngine(src); ok {
+		return s.openEngine(ctx, src, l, false, opt)
 	}
 	for again := 0; ; again++ {
 		rec, name, err := s.findOrPull(ctx, src, opt)
@@ -434,6 +440,14 @@ func selectImage(src *archive.Source, platform string) (*archive.Entry, *archive
 
 func (s *Store) openPlace(ctx context.Context, k int, a *archive.Layer, opt OpenOptions) (*layerstore.Place, error) {
 	want := layerstore.Layer{Digest: a.Desc.Digest, DiffID: a.DiffID, MediaType: a.Desc.MediaType}
+	if a.Bytes != nil {
+		p, err := s.ls.OpenBytes(ctx, want, a.Bytes, opt.Verify, s.cache, index.Limits{})
+		if err != nil {
+			return nil, layerError(k, err)
+		}
+		warnOdd(opt.Warn, k, p.Layer())
+		return p, nil
+	}
 	path, err := filepath.Abs(a.Path)
 	if err != nil {
 		return nil, err
@@ -468,7 +482,11 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 		}
 	}
 	i.chain = emptyChain
-	if chain := image.ChainIDs(c.RootFS.DiffIDs); len(chain) > 0 {
+	diffIDs := c.RootFS.DiffIDs
+	for _, p := range i.places[min(len(diffIDs), len(i.places)):] {
+		diffIDs = append(diffIDs[:len(diffIDs):len(diffIDs)], p.Layer().DiffID) // a container's own
+	}
+	if chain := image.ChainIDs(diffIDs); len(chain) > 0 {
 		i.chain = chain[len(chain)-1]
 	}
 	path := s.ls.PlaceTreePath(keys)

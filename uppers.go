@@ -220,9 +220,17 @@ func (i *Image) base() (cow.Base, error) {
 	if len(i.places) == 0 {
 		return b, nil
 	}
-	file, err := filepath.Abs(i.Name)
+	file, err := i.opened()
 	b.Image, b.File = file, file
 	return b, err
+}
+
+// opened returns how an image in place is opened from anywhere.
+func (i *Image) opened() (string, error) {
+	if i.where != "" {
+		return i.where, nil
+	}
+	return filepath.Abs(i.Name)
 }
 
 // openUpper opens the upper name over i; dir is where it will be mounted, for
@@ -273,10 +281,10 @@ func (s *Store) imageOf(upper string) (arg, name string, err error) {
 	if err != nil {
 		return "", "", upperError(upper, err)
 	}
-	if c.File == "" || !isThere(c.File) && s.hasImage(c.ImageID, c.Platform) {
+	if c.File == "" || !thereToOpen(c.File) && s.hasImage(c.ImageID, c.Platform) {
 		return c.ImageID, c.Image, nil
 	}
-	if !isThere(c.File) {
+	if !thereToOpen(c.File) {
 		return "", "", fmt.Errorf("upper %s: its image file %s is gone, and %s is not in the store: %w", upper, c.File, c.ImageID, fs.ErrNotExist)
 	}
 	return c.File, c.Image, nil

@@ -39,6 +39,10 @@ type Layer struct {
 	// Compression is what the bytes are: "none", "gzip", "zstd", "bzip2" or
 	// "xz", whatever MediaType says.
 	Compression string `json:"compression,omitempty"`
+
+	// Unproven says why the bytes, read in place, cannot have the diffID that
+	// the config says; DiffID is then theirs. It is "" of every other layer.
+	Unproven string `json:"unproven,omitempty"`
 }
 
 // An Image is what listings print and a mount needs, so that neither reads

@@ -20,24 +20,57 @@ type placeAt struct {
 	Path string `json:"path"` // absolute
 	Off  int64  `json:"off"`  // bytes
 	Size int64  `json:"size"`
+
+	// Seen is the stamp of what is at Path, of a layer that lies in no one file.
+	Seen     string `json:"seen,omitempty"`
+	Unproven string `json:"unproven,omitempty"` // as Layer.Unproven
 }
 
 // writeAt notes where the place lies, unless that is known.
 func (p *Place) writeAt(path string) error {
-	raw, err := json.Marshal(placeAt{p.f.Name(), p.off, p.size})
+	at := placeAt{Path: p.src.Name(), Size: p.size, Unproven: p.why}
+	if r, ok := p.src.(*fileRange); ok {
+		_, at.Off, _ = r.Outer()
+	} else {
+		fi, err := os.Lstat(at.Path)
+		if err != nil {
+			return err
+		}
+		at.Seen = fileStamp(fi)
+	}
+	raw, err := json.Marshal(at)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(path, raw, 0o600)
 }
 
-// placeIsThere reports whether the file that the place id was made from is
-// where it was, unchanged.
-func (s *Store) placeIsThere(id string) bool {
+// at reads where the place id lies.
+func (s *Store) at(id string) (at placeAt, ok bool) {
 	raw, err := os.ReadFile(filepath.Join(s.root, "index/place", id+".at"))
-	var at placeAt
-	if err != nil || json.Unmarshal(raw, &at) != nil || !filepath.IsAbs(at.Path) {
+	return at, err == nil && json.Unmarshal(raw, &at) == nil && filepath.IsAbs(at.Path)
+}
+
+// scannedAt returns what is known of a place that was scanned before, so that
+// nothing of it need be read now.
+func (p *Place) scannedAt() (at placeAt, ok bool) {
+	if _, err := os.Stat(p.path("scan")); err != nil {
+		return at, false
+	}
+	at, ok = p.s.at(fmt.Sprintf("%x", p.id))
+	return at, ok && at.Size > 0
+}
+
+// placeIsThere reports whether what the place id was made from is where it
+// was, unchanged.
+func (s *Store) placeIsThere(id string) bool {
+	at, ok := s.at(id)
+	if !ok {
 		return false
+	}
+	if at.Seen != "" {
+		fi, err := os.Lstat(at.Path)
+		return err == nil && fileStamp(fi) == at.Seen
 	}
 	fi, err := os.Stat(at.Path)
 	return err == nil && fmt.Sprintf("%x", placeID(fi, at.Off, at.Size)) == id

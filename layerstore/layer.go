@@ -99,6 +99,14 @@ func (l *Layer) setOddities(m *index.Meta) {
 	}
 }
 
+// setUnproven takes the reason why nothing proves the layer, if there is one.
+func (l *Layer) setUnproven(why string) {
+	if l.Unproven = why; why != "" {
+		l.Oddities++
+		l.Oddity = why
+	}
+}
+
 // known returns what the store knows of a layer, by its digest or, for one
 // whose digest nobody told, by its diffID: most such are not compressed, and
 // then the two are the same.
@@ -280,7 +288,7 @@ func IsDerivedBad(err error) bool {
 // A Content is the uncompressed tar of one layer.
 type Content struct {
 	*seek.Reader
-	files []*os.File
+	files []io.Closer
 }
 
 // Close ends reading.
@@ -313,17 +321,28 @@ func (s *Store) openContent(d digest.Digest, cache *seek.Cache) (*Content, error
 	return newContent(s.seekPath(d), s.sidecarPath(d), blob, 0, size, cache)
 }
 
-// newContent reads blob, which it takes over, size bytes from off; a seek
-// index that speaks of a sidecar reads that instead.
+// newContent reads blob, which it takes over, size bytes from off.
 func newContent(seekPath, sidecarPath string, blob *os.File, off, size int64, cache *seek.Cache) (*Content, error) {
-	c := &Content{files: []*os.File{blob}}
+	c, err := contentOf(seekPath, sidecarPath, io.NewSectionReader(blob, off, size), size, cache)
+	if err != nil {
+		blob.Close()
+		return nil, err
+	}
+	c.files = append(c.files, blob)
+	return c, nil
+}
+
+// contentOf reads blob, of size bytes; a seek index that speaks of a sidecar
+// reads that instead.
+func contentOf(seekPath, sidecarPath string, blob io.ReaderAt, size int64, cache *seek.Cache) (*Content, error) {
+	c := new(Content)
 	err := func() error {
 		points, n, err := openSized(seekPath)
 		if err != nil {
 			return err
 		}
 		c.files = append(c.files, points)
-		var from io.ReaderAt = io.NewSectionReader(blob, off, size)
+		from := blob
 		if sidecar, err := seek.UsesSidecar(points, n); err != nil {
 			return err
 		} else if sidecar {

@@ -22,9 +22,9 @@ import (
 	"github.com/imgfs/imgfs/layerstore/seek"
 )
 
-// A Place is a layer that is read where it lies: a range of a file that is
-// not the store's. The file is known by device, inode, size, mtime and ctime.
-// What is derived is kept under that identity:
+// A Place is a layer that is read where it lies: Bytes that are not the
+// store's, most often a range of a file, which is known by device, inode, size,
+// mtime and ctime. What is derived is kept under that identity:
 //
 //	HEX.scan     the table made from the headers alone
 //	HEX.table    the table made by a pass that verified the layer
@@ -40,10 +40,10 @@ import (
 type Place struct {
 	s     *Store
 	want  Layer // Digest may be ""
-	f     *os.File
-	id    [sha256.Size]byte
-	off   int64
-	size  int64
+	src   Bytes
+	id    [sha256.Size]byte // the hash of src's identity
+	size  int64             // of src
+	why   string            // nothing proves the layer; "" = its diffID does
 	cache *seek.Cache
 
 	// scanned is the sha256 of the table that an unverified place shows. It is
@@ -79,12 +79,73 @@ func (s *Store) OpenPlace(ctx context.Context, l Layer, at Range, verify bool, c
 	if err != nil {
 		return nil, err
 	}
-	p := &Place{s: s, want: l, f: f, off: at.Off, size: at.Size, cache: cache}
+	src := &fileRange{io.NewSectionReader(f, at.Off, at.Size), f}
+	p, err := s.OpenBytes(ctx, l, src, verify, cache, limits)
+	if err != nil {
+		f.Close()
+	}
+	return p, err
+}
+
+// Bytes are those of a layer that is read where it lies.
+type Bytes interface {
+	io.ReaderAt
+	io.Closer
+	// Name says where they lie, for people: a path.
+	Name() string
+	// Identity returns a text that no other bytes have. It is asked again after
+	// each read that nothing has verified: another one means another layer.
+	Identity() (string, error)
+	// Size returns how many there are. It is not asked where that is known.
+	Size(ctx context.Context) (int64, error)
+	// Headers reads the same bytes, but may leave zeros where the content of
+	// files is: whoever wants names alone need not open each.
+	Headers() io.ReaderAt
+}
+
+// OpenBytes is OpenPlace of bytes that lie in no one file. They are the place's
+// to close, unless there is an error.
+func (s *Store) OpenBytes(ctx context.Context, l Layer, src Bytes, verify bool, cache *seek.Cache, limits index.Limits) (*Place, error) {
+	p := &Place{s: s, want: l, src: src, cache: cache}
 	if err := p.open(ctx, verify, limits); err != nil {
-		p.Close()
-		return nil, err
+		return nil, errors.Join(err, p.closeContent())
 	}
 	return p, nil
+}
+
+// Bytes that have a method Unproven may say why they cannot have the diffID
+// that the config says, though all that is in the layer is there. Then nothing
+// proves it, and the layer says so.
+type unproven interface {
+	Unproven(ctx context.Context) (why string, err error)
+}
+
+// unproven returns why nothing proves the layer; "" where its diffID does.
+func (p *Place) unproven(ctx context.Context) (string, error) {
+	if u, ok := p.src.(unproven); ok {
+		return u.Unproven(ctx)
+	}
+	return "", nil
+}
+
+// A fileRange is a part of a file.
+type fileRange struct {
+	*io.SectionReader
+	f *os.File
+}
+
+func (r *fileRange) Name() string                        { return r.f.Name() }
+func (r *fileRange) Size(context.Context) (int64, error) { return r.SectionReader.Size(), nil }
+func (r *fileRange) Headers() io.ReaderAt                { return r }
+func (r *fileRange) Close() error                        { return r.f.Close() }
+
+func (r *fileRange) Identity() (string, error) {
+	fi, err := r.f.Stat()
+	if err != nil {
+		return "", err
+	}
+	_, off, size := r.Outer()
+	return fileIdentity(fi, off, size), nil
 }
 
 // openRegular opens a regular file, and no other than same if that is not nil.
@@ -110,18 +171,25 @@ func openRegular(path string, same fs.FileInfo) (*os.File, error) {
 }
 
 func (p *Place) identity() (id [sha256.Size]byte, err error) {
-	fi, err := p.f.Stat()
-	if err != nil {
-		return id, err
-	}
-	return placeID(fi, p.off, p.size), nil
+	text, err := p.src.Identity()
+	return sha256.Sum256([]byte(text)), err
 }
 
-// placeID returns the identity of size bytes from off of a file.
+// fileIdentity returns that of size bytes from off of a file.
+func fileIdentity(fi fs.FileInfo, off, size int64) string {
+	return fmt.Sprintf("%s %d %d", fileStamp(fi), off, size)
+}
+
+// placeID returns the hash of that identity.
 func placeID(fi fs.FileInfo, off, size int64) [sha256.Size]byte {
+	return sha256.Sum256([]byte(fileIdentity(fi, off, size)))
+}
+
+// fileStamp tells a file from others, and from itself before a change.
+func fileStamp(fi fs.FileInfo) string {
 	st := fi.Sys().(*syscall.Stat_t)
-	return sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %d %d %d %d %d",
-		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, off, size))
+	return fmt.Sprintf("%d %d %d %d %d %d %d",
+		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
 }
 
 func (p *Place) path(kind string) string {
@@ -137,6 +205,9 @@ func (p *Place) Key() string {
 	return fmt.Sprintf("%x %x", p.id, p.scanned)
 }
 
+// Bytes returns what the layer is read from.
+func (p *Place) Bytes() Bytes { return p.src }
+
 // Layer returns what is known of the layer by now.
 func (p *Place) Layer() Layer { return p.state.Load().layer }
 
@@ -147,7 +218,7 @@ func (p *Place) Verified() bool { return p.state.Load().verified }
 // nothing speaks against it.
 func (p *Place) Failed() error { return p.state.Load().err }
 
-func (p *Place) section() *io.SectionReader { return io.NewSectionReader(p.f, p.off, p.size) }
+func (p *Place) section() *io.SectionReader { return io.NewSectionReader(p.src, 0, p.size) }
 
 func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err error) {
 	if p.id, err = p.identity(); err != nil {
@@ -155,7 +226,7 @@ func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err
 	}
 	// A word that disagrees condemns nothing: the bytes are asked then.
 	if known, ok := p.known(); ok && p.agrees(known) {
-		known.MediaType = p.want.MediaType
+		known.MediaType, p.size, p.why = p.want.MediaType, known.Size, known.Unproven
 		c, err := p.content()
 		if err == nil {
 			p.state.Store(&placeState{layer: known, r: c, content: c, verified: true})
@@ -165,14 +236,29 @@ func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err
 			return err
 		}
 	}
+	if at, ok := p.scannedAt(); ok && !verify {
+		p.size, p.why = at.Size, at.Unproven
+		return p.openScanned(ctx, limits)
+	}
+	if p.size, err = p.src.Size(ctx); err != nil {
+		return err
+	}
+	if p.why, err = p.unproven(ctx); err != nil {
+		return err
+	}
 	head := make([]byte, 512)
-	n, err := p.section().ReadAt(head, 0)
+	n, err := p.src.Headers().ReadAt(head, 0)
 	if err != nil && err != io.EOF {
 		return err
 	}
 	if verify || seek.Detect(head[:n]) != seek.None {
 		return p.pass(ctx, limits)
 	}
+	return p.openScanned(ctx, limits)
+}
+
+// openScanned opens a plain tar by its headers alone.
+func (p *Place) openScanned(ctx context.Context, limits index.Limits) error {
 	t, sum, err := p.openScan(ctx, limits)
 	if err != nil {
 		return err
@@ -181,6 +267,7 @@ func (p *Place) open(ctx context.Context, verify bool, limits index.Limits) (err
 	l := p.want
 	l.Size, l.TarSize, l.Compression = p.size, p.size, seek.None.String()
 	l.setOddities(t.Meta())
+	l.setUnproven(p.why)
 	p.state.Store(&placeState{layer: l, r: &unverified{p}})
 	return t.Close()
 }
@@ -214,7 +301,7 @@ func writeWord(path string, l Layer) error {
 func wordSum(word []byte) string { return fmt.Sprintf("%x", sha256.Sum256(word)) }
 
 func (p *Place) agrees(known Layer) bool {
-	return (p.want.DiffID == "" || known.DiffID == p.want.DiffID) &&
+	return (p.want.DiffID == "" || known.Unproven != "" || known.DiffID == p.want.DiffID) &&
 		(p.want.Digest == "" || known.Digest == p.want.Digest)
 }
 
@@ -283,7 +370,7 @@ func (p *Place) scan(ctx context.Context, limits index.Limits) error {
 	if err := p.writeAt(g.New(p.path("at"))); err != nil {
 		return err
 	}
-	if _, err := scanTable(ctx, &headerReader{ctx: ctx, r: p.section()}, g.New(p.path("scan")), limits, nil); err != nil {
+	if _, err := scanTable(ctx, &headerReader{ctx: ctx, r: io.NewSectionReader(p.src.Headers(), 0, p.size)}, g.New(p.path("scan")), limits, nil); err != nil {
 		return err
 	}
 	return g.Commit()
@@ -307,7 +394,7 @@ var ErrChanged = errors.New("the file was changed while it was in use")
 func (p *Place) unchanged() error {
 	id, err := p.identity()
 	if err == nil && id != p.id {
-		err = fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
+		err = fmt.Errorf("%s: %w", p.src.Name(), ErrChanged)
 	}
 	return err
 }
@@ -326,6 +413,9 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 	if st != nil && st.verified {
 		want = st.layer
 	}
+	if p.why != "" {
+		want.DiffID = ""
+	}
 	res, err := runPass(ctx, p.section(), files, want.Digest, want.DiffID, limits)
 	if err != nil {
 		return err
@@ -339,6 +429,7 @@ func (p *Place) pass(ctx context.Context, limits index.Limits) error {
 		}
 	}
 	l := res.layer(p.want)
+	l.setUnproven(p.why)
 	if err := p.writeAt(g.New(p.path("at"))); err != nil {
 		return err
 	}
@@ -377,17 +468,12 @@ func (p *Place) sameTable(path string) error {
 		return err
 	}
 	os.Remove(p.path("scan"))
-	return fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
+	return fmt.Errorf("%s: %w", p.src.Name(), ErrChanged)
 }
 
-// content opens the checked reader. It has a descriptor of its own.
+// content opens the checked reader. Closing it leaves src open.
 func (p *Place) content() (*Content, error) {
-	fd, err := syscall.Dup(int(p.f.Fd()))
-	if err != nil {
-		return nil, err
-	}
-	syscall.CloseOnExec(fd)
-	return newContent(p.path("seek"), p.path("sidecar"), os.NewFile(uintptr(fd), p.f.Name()), p.off, p.size, p.cache)
+	return contentOf(p.path("seek"), p.path("sidecar"), p.section(), p.size, p.cache)
 }
 
 // OpenTable opens the layer's table: the one that Key names.
@@ -401,7 +487,7 @@ func (p *Place) OpenTable(ctx context.Context) (*index.Layer, error) {
 	}
 	if sum != p.scanned {
 		t.Close()
-		return nil, fmt.Errorf("%s: %w", p.f.Name(), ErrChanged)
+		return nil, fmt.Errorf("%s: %w", p.src.Name(), ErrChanged)
 	}
 	return t, nil
 }
@@ -447,11 +533,14 @@ func (p *Place) ReadAt(b []byte, off int64) (int, error) {
 
 // Close ends reading.
 func (p *Place) Close() error {
-	err := p.f.Close()
+	return errors.Join(p.closeContent(), p.src.Close())
+}
+
+func (p *Place) closeContent() error {
 	if st := p.state.Load(); st != nil && st.content != nil {
-		err = errors.Join(err, st.content.Close())
+		return st.content.Close()
 	}
-	return err
+	return nil
 }
 
 // PlaceTreePath returns where the tree of a stack of places is, by their keys.

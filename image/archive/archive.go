@@ -133,11 +133,12 @@ type Document struct {
 	Raw  []byte
 }
 
-// A Layer is one layer's blob. Blob's bytes are not verified.
+// A Layer is one layer's blob. Its bytes are not verified.
 type Layer struct {
 	Desc   ocispec.Descriptor // Digest "" where a docker-archive does not say
 	DiffID digest.Digest      // the config's word; "" for an attestation
-	Blob   *io.SectionReader  // nil if the source lacks it; see Image.Missing
+	Blob   *io.SectionReader  // nil if the source lacks it (see Image.Missing), or has Bytes
+	Bytes  Bytes              // of a layer that lies in no one file; else nil
 
 	// Path is the file on disk that holds the blob, Offset its first byte
 	// there. With Blob.Size they say where the bytes lie, for whoever mounts

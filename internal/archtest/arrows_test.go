@@ -17,9 +17,10 @@ const module = "github.com/imgfs/imgfs"
 // import none. "." is the façade.
 var arrows = map[string][]string{
 	"cmd/imgfs":               {".", "cow", "forensics", "image", "index", "layerstore/seek", "unionfs", "unionfs/mount"},
-	".":                       {"cow", "forensics", "image", "image/archive", "image/registry", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
+	".":                       {"cow", "forensics", "image", "image/archive", "image/engine", "image/registry", "layerstore", "layerstore/seek", "index", "unionfs", "unionfs/mount"},
 	"image":                   {},
 	"image/archive":           {"image"},
+	"image/engine":            {"image", "image/archive"},
 	"image/registry":          {"image"},
 	"layerstore":              {"layerstore/seek", "index"},
 	"layerstore/seek":         {"layerstore/seek/inflate"},
@@ -43,7 +44,7 @@ var only = map[string][]string{
 	"github.com/klauspost/compress":     {"layerstore/seek"},
 	"github.com/ulikunitz/xz":           {"layerstore/seek"},
 	"github.com/distribution/reference": {"image"},
-	"testing":                           {"internal/fusetest", "internal/tartest", "internal/posix/model", "internal/posix/suite", "internal/regtest"},
+	"testing":                           {"internal/fusetest", "internal/tartest", "internal/posix/model", "internal/posix/suite", "internal/regtest", "internal/enginetest"},
 	"oras.land/oras-go":                 {"image/registry"},
 	"github.com/pelletier/go-toml":      {"image/registry"},
 	"log":                               {"unionfs/mount"},

@@ -1,0 +1,603 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package imgfs_test
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/imgfs/imgfs"
+	"github.com/imgfs/imgfs/forensics"
+	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/enginetest"
+	"github.com/imgfs/imgfs/internal/fusetest"
+)
+
+var engineMarks = enginetest.Marks{Whiteout: index.WhiteoutPrefix, Opaque: index.OpaqueMarker}
+
+// engineImage is an image that has what engines unpack with trouble: whiteouts,
+// opaque directories, hard links, xattrs, odd names, bits, times and devices.
+func engineImage(t testing.TB) string {
+	t.Helper()
+	b := newOCI(t)
+	base := newTar(t)
+	at := time.Unix(1500000000, 123456789)
+	add := func(h *tar.Header, body string) {
+		h.ModTime, h.Format = at, tar.FormatPAX
+		base.add(h, []byte(body))
+	}
+	add(&tar.Header{Name: "etc/", Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	add(&tar.Header{Name: "etc/passwd", Mode: 0o644, Uid: 5, Gid: 6}, "root:x:0:0\n")
+	add(&tar.Header{Name: "etc/same", Typeflag: tar.TypeLink, Linkname: "etc/passwd"}, "")
+	add(&tar.Header{Name: "etc/\xff\xfe", Mode: 0o600}, "not UTF-8")
+	add(&tar.Header{Name: "etc/new\nline <&>", Mode: 0o600}, "odd")
+	add(&tar.Header{Name: "etc/empty", Mode: 0o600}, "")
+	add(&tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	add(&tar.Header{Name: "bin/su", Mode: 0o4755}, strings.Repeat("#!/bin/sh\n", 2000))
+	add(&tar.Header{Name: "bin/ping", Mode: 0o755, PAXRecords: map[string]string{
+		"SCHILY.xattr.user.note":           "of ping",
+		"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	}}, "ping")
+	add(&tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "/bin/su", Mode: 0o777}, "")
+	add(&tar.Header{Name: "null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}, "")
+	add(&tar.Header{Name: "pipe", Typeflag: tar.TypeFifo, Mode: 0o600}, "")
+	add(&tar.Header{Name: "var/", Typeflag: tar.TypeDir, Mode: 0o1777}, "")
+	add(&tar.Header{Name: "var/a/", Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	add(&tar.Header{Name: "var/a/one", Mode: 0o644}, "1")
+	add(&tar.Header{Name: "var/b/", Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	add(&tar.Header{Name: "var/b/two", Mode: 0o644}, "2")
+	add(&tar.Header{Name: strings.Repeat("long/", 40), Typeflag: tar.TypeDir, Mode: 0o755}, "")
+	layers := []packedLayer{packed(t, base.bytes(), "gzip")}
+	layers = append(layers, textLayers(t, "gzip", "etc/ etc/"+index.WhiteoutPrefix+"empty var/ var/b/ var/b/"+index.OpaqueMarker+" var/b/new=n || etc/ etc/passwd=changed var/ var/a=file")...)
+	return b.write(named(b.image("linux/amd64", layers, nil), "docker.io/library/odd:1"))
+}
+
+// needEngine skips where an engine's tool is missing, and fails where that is
+// not allowed.
+func needEngine(t testing.TB, tools ...string) {
+	t.Helper()
+	needTools(t, tools...)
+}
+
+// output runs a command and returns what it printed.
+func output(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, name, args...)
+	var errs strings.Builder
+	c.Stderr = &errs
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, errs.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// A storage is a store of podman and its like.
+type storage struct {
+	t                 testing.TB
+	root, run, driver string
+}
+
+func newStorage(t testing.TB, driver string) *storage {
+	t.Helper()
+	needEngine(t, "podman", "skopeo")
+	dir := shortDir(t) // podman's runroot has 50 characters at most
+	return &storage{t, filepath.Join(dir, "root"), filepath.Join(dir, "run"), driver}
+}
+
+// shortDir is a temporary directory with a short path.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "engine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The engines leave their own directories mounted on themselves.
+		if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
+			for _, line := range slices.Backward(strings.Split(string(mounts), "\n")) {
+				if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+					_ = unix.Unmount(f[1], unix.MNT_DETACH) // else removing fails, and says so
+				}
+			}
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func (s *storage) podman(args ...string) string {
+	s.t.Helper()
+	global := []string{"--root", s.root, "--runroot", s.run, "--storage-driver", s.driver, "--events-backend", "none", "--cgroup-manager", "cgroupfs"}
+	return output(s.t, "podman", append(global, args...)...)
+}
+
+// add puts an image into the store under a name.
+func (s *storage) add(file, name string) {
+	s.t.Helper()
+	run(s.t, "skopeo", "copy", "-q", "--insecure-policy", "oci-archive:"+file,
+		fmt.Sprintf("containers-storage:[%s@%s+%s]%s", s.driver, s.root, s.run, name))
+}
+
+func (s *storage) arg(name string) string {
+	return strings.TrimSuffix("containers-storage:"+s.root+":"+name, ":")
+}
+
+// container makes a container of an image and changes it as a user would.
+func (s *storage) container(name, image string, change func(dir string)) {
+	s.t.Helper()
+	s.podman("create", "--name", name, "--network", "none", image, "/bin/sh")
+	dir := s.podman("mount", name)
+	change(dir)
+	s.podman("umount", name)
+}
+
+// sameImage compares an image of an engine's store with the same one loaded.
+func sameImage(t *testing.T, s *imgfs.Store, arg, loaded string) {
+	t.Helper()
+	i, err := s.OpenImage(context.Background(), arg, nil, imgfs.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	if err := i.Verify(context.Background()); err != nil || i.Unverified() || i.Damaged() {
+		t.Fatalf("%s: verified: %v, %v", arg, !i.Unverified(), err)
+	}
+	diffTrees(t, arg, readTree(t, i.FS), treeOf(t, s, loaded))
+	got, want := mustInfo(t, s, arg), mustInfo(t, s, loaded)
+	if got.ID != want.ID || !slices.Equal(got.DiffIDs, want.DiffIDs) {
+		t.Errorf("%s: %s %v, want %s %v", arg, got.ID, got.DiffIDs, want.ID, want.DiffIDs)
+	}
+	a, b := openStack(t, s, arg), openStack(t, s, loaded)
+	if diff := differences(t, a, b, forensics.DiffOptions{}); len(diff) > 0 {
+		t.Errorf("%s: %v", arg, diff)
+	}
+}
+
+// untouched fails if f writes anything below dir.
+func untouched(t *testing.T, dir string, f func()) {
+	t.Helper()
+	before := enginetest.Listing(t, dir)
+	f()
+	if after := enginetest.Listing(t, dir); after != before {
+		t.Errorf("something was written below %s", dir)
+	}
+}
+
+// changeContainer does what intruders, and packages, do.
+func changeContainer(t testing.TB) func(dir string) {
+	return func(dir string) {
+		p := func(name string) string { return filepath.Join(dir, name) }
+		err := errors.Join(
+			os.WriteFile(p("bin/miner"), []byte("\x7fELF…"), 0o755),
+			os.WriteFile(p("var/script"), []byte("#!/bin/sh\n"), 0o644),
+			os.WriteFile(p("etc/passwd"), []byte("intruder"), 0o644),
+			os.Remove(p("etc/same")),
+			os.Remove(p("var/b/new")), os.Remove(p("var/b")), os.Mkdir(p("var/b"), 0o755), os.WriteFile(p("var/b/again"), nil, 0o600),
+			os.WriteFile(p("var/suid"), []byte("x"), 0o600), unix.Chmod(p("var/suid"), 0o4600),
+			os.WriteFile(p("var/plain"), []byte("text"), 0o600),
+			os.Chmod(p("bin/ping"), 0o777),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// wantDrift is what that is against engineImage.
+var wantDrift = []string{
+	"added executable /bin/miner mode,elf",
+	"changed executable /bin/ping mode,capabilities",
+	"added executable /var/script script",
+	"added privileged /var/suid setuid",
+	"changed other /etc/passwd ",
+	"deleted other /etc/same ",
+	"added other /var/b/again ",
+	"deleted other /var/b/new ",
+	"added other /var/plain ",
+}
+
+func drift(t *testing.T, s *imgfs.Store, arg string) (got []string) {
+	t.Helper()
+	base, container, err := s.OpenDrift(context.Background(), arg, imgfs.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	defer container.Close()
+	list, err := forensics.Drift(context.Background(), base, container)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range list {
+		if d.B != nil && d.B.IsDir() { // whose attributes were changed, too, by removing and making it
+			continue
+		}
+		got = append(got, fmt.Sprintf("%s %s /%s %s", d.Change, d.Class, d.Path, strings.Join(d.Why, ",")))
+	}
+	return got
+}
+
+func TestContainersStorage(t *testing.T) {
+	for _, driver := range []string{"overlay", "vfs"} {
+		t.Run(driver, func(t *testing.T) {
+			st := newStorage(t, driver)
+			s := openStore(t)
+			odd, tiny := engineImage(t), fusetest.Image(t, "tiny")
+			st.add(odd, "docker.io/library/odd:1")
+			st.add(tiny, "localhost/tiny:1")
+			st.container("web", "docker.io/library/odd:1", changeContainer(t))
+			oddName, tinyName := mustLoad(t, s, odd)[0].Name, mustLoad(t, s, tiny)[0].Name
+			untouched(t, st.root, func() {
+				sameImage(t, s, st.arg("odd:1"), oddName)
+				sameImage(t, s, st.arg("tiny:1"), tinyName) // as podman finds it
+				if got := drift(t, s, st.arg("web")); !slices.Equal(got, wantDrift) {
+					t.Errorf("drift\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(wantDrift, "\n     "))
+				}
+				items, err := s.EngineItems(context.Background(), st.arg(""))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, i := range items {
+					got = append(got, fmt.Sprintf("%s:%s %v %d", i.Repository, i.Tag, i.Container, i.Containers))
+				}
+				slices.Sort(got)
+				if want := []string{"localhost/tiny:1 false 0", "odd:1 false 1", "web: true 0"}; !slices.Equal(got, want) {
+					t.Errorf("items %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestContainerAsImage: a container is what podman shows of it, in every verb
+// that opens an image, and loads as the image that a commit would make.
+func TestContainerAsImage(t *testing.T) {
+	st := newStorage(t, "overlay")
+	s := openStore(t)
+	st.add(engineImage(t), "docker.io/library/odd:1")
+	st.container("web", "docker.io/library/odd:1", changeContainer(t))
+	dir := st.podman("mount", "web")
+	shown, err := s.OpenStack(context.Background(), "dir:"+dir, imgfs.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shown.Close()
+	c := openStack(t, s, st.arg("web"))
+	// overlayfs gives each name of a hard link that it copied an inode of its own,
+	// and directories that only deeper names tell of have no time.
+	implied := func(path string) bool { return strings.HasPrefix(path, "long") }
+	if diff := differences(t, c, shown, forensics.DiffOptions{Ignore: forensics.DiffLinks, Skip: implied}); len(diff) > 0 {
+		t.Errorf("imgfs and podman differ: %v", diff)
+	}
+	st.podman("umount", "web")
+	loaded := mustLoad(t, s, st.arg("web"))
+	if diff := differences(t, c, openStack(t, s, string(loaded[0].ID)), forensics.DiffOptions{}); len(diff) > 0 {
+		t.Errorf("loaded it is another: %v", diff)
+	}
+	if _, _, err := s.OpenDrift(context.Background(), st.arg("odd:1"), imgfs.OpenOptions{}); !errors.As(err, new(*imgfs.NotContainerError)) {
+		t.Errorf("drift of an image: %v", err)
+	}
+}
+
+func TestBuildahContainer(t *testing.T) {
+	needEngine(t, "buildah")
+	st := newStorage(t, "overlay")
+	s := openStore(t)
+	st.add(engineImage(t), "docker.io/library/odd:1")
+	buildah := func(args ...string) string {
+		return output(t, "buildah", append([]string{"--root", st.root, "--runroot", st.run, "--storage-driver", st.driver}, args...)...)
+	}
+	name := buildah("from", "--pull-never", "docker.io/library/odd:1")
+	changeContainer(t)(buildah("mount", name))
+	buildah("umount", name)
+	if got := drift(t, s, st.arg(name)); !slices.Equal(got, wantDrift) {
+		t.Errorf("drift\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(wantDrift, "\n     "))
+	}
+}
+
+// A daemon is a containerd of its own.
+type daemon struct {
+	t            testing.TB
+	root, socket string
+	c            *exec.Cmd
+}
+
+func newDaemon(t testing.TB) *daemon {
+	t.Helper()
+	needEngine(t, "containerd", "ctr")
+	dir := shortDir(t)
+	d := &daemon{t: t, root: filepath.Join(dir, "root"), socket: filepath.Join(dir, "sock")}
+	config := filepath.Join(dir, "config.toml")
+	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
+		d.root, filepath.Join(dir, "state"), d.socket)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	d.c = exec.Command("containerd", "-c", config)
+	d.c.Stdout, d.c.Stderr = log, log
+	if err := d.c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.stop)
+	for range 200 {
+		if exec.Command("ctr", "-a", d.socket, "version").Run() == nil {
+			return d
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	said, _ := os.ReadFile(log.Name())
+	t.Fatalf("containerd does not answer:\n%s", said)
+	return nil
+}
+
+func (d *daemon) stop() {
+	if d.c != nil {
+		_ = d.c.Process.Signal(unix.SIGTERM)
+		_ = d.c.Wait() // a signal is no good end
+		d.c = nil
+	}
+}
+
+func (d *daemon) ctr(args ...string) string {
+	d.t.Helper()
+	return output(d.t, "ctr", append([]string{"-a", d.socket}, args...)...)
+}
+
+func TestContainerd(t *testing.T) {
+	d := newDaemon(t)
+	s := openStore(t)
+	odd, tiny := engineImage(t), fusetest.Image(t, "tiny")
+	d.ctr("image", "import", odd)
+	d.ctr("-n", "other", "image", "import", tiny)
+	d.ctr("container", "create", "docker.io/library/odd:1", "web", "/bin/sh")
+	dir := t.TempDir()
+	d.ctr("snapshot", "prepare", "unused")
+	mounts := strings.Fields(d.ctr("snapshot", "mounts", dir, "web"))
+	run(t, mounts...)
+	changeContainer(t)(dir)
+	run(t, "umount", dir)
+
+	oddName, tinyName := mustLoad(t, s, odd)[0].Name, mustLoad(t, s, tiny)[0].Name
+	arg := "containerd:" + d.root
+	check := func(t *testing.T) {
+		sameImage(t, s, arg+":odd:1", oddName)
+		items, err := s.EngineItems(context.Background(), arg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, i := range items {
+			got = append(got, fmt.Sprintf("%s %s %v %d", i.Namespace, i.Repository, i.Container, i.Containers))
+			if i.Namespace == "other" {
+				sameImage(t, s, arg+":"+string(i.ID), tinyName)
+			}
+		}
+		slices.Sort(got)
+		if want := []string{"default  true 0", "default odd false 1", "other imgfs.test/tiny false 0"}; !slices.Equal(got, want) {
+			t.Errorf("items %q, want %q", got, want)
+		}
+		if got := drift(t, s, arg+":web"); !slices.Equal(got, wantDrift) {
+			t.Errorf("drift\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(wantDrift, "\n     "))
+		}
+	}
+	t.Run("running", check) // it holds the lock of its database
+	d.stop()
+	untouched(t, d.root, func() { t.Run("stopped", check) })
+}
+
+// dockerStore writes docker's store of the images in files.
+func dockerStore(t testing.TB, change func(dir string), files ...string) string {
+	t.Helper()
+	needTools(t)
+	s := openStore(t)
+	var images []enginetest.Image
+	for _, file := range files {
+		name := mustLoad(t, s, file)[0].Name
+		st := openStack(t, s, name)
+		r, err := image.ParseReference(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := enginetest.Image{Names: []string{r.String()}, Config: st.Config}
+		for _, l := range st.Layers {
+			content, err := l.Content(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw, err := io.ReadAll(io.NewSectionReader(content, 0, l.TarSize))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Layers = append(m.Layers, raw)
+		}
+		images = append(images, m)
+	}
+	root := t.TempDir()
+	web := enginetest.Container{ID: strings.Repeat("ab", 32), Name: "web", Image: images[0].Names[0], Change: change}
+	enginetest.Docker(t, root, engineMarks, images, []enginetest.Container{web})
+	return root
+}
+
+// overlayChange is what changeContainer does, as overlayfs keeps it.
+func overlayChange(t testing.TB) func(dir string) {
+	return func(dir string) {
+		p := func(name string) string { return filepath.Join(dir, name) }
+		capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+		err := errors.Join(
+			os.Mkdir(p("bin"), 0o755), os.Mkdir(p("etc"), 0o755), os.Mkdir(p("var"), 0o755), unix.Chmod(p("var"), 0o1777),
+			os.WriteFile(p("bin/miner"), []byte("\x7fELF…"), 0o755),
+			os.WriteFile(p("bin/ping"), []byte("ping"), 0o777), unix.Chmod(p("bin/ping"), 0o777),
+			unix.Lsetxattr(p("bin/ping"), "security.capability", []byte(capability), 0),
+			unix.Lsetxattr(p("bin/ping"), "user.note", []byte("of ping"), 0),
+			unix.Lsetxattr(p("bin/ping"), "trusted.overlay.origin", []byte("x"), 0),
+			os.Chtimes(p("bin/ping"), time.Unix(1500000000, 123456789), time.Unix(1500000000, 123456789)),
+			os.WriteFile(p("var/script"), []byte("#!/bin/sh\n"), 0o644),
+			os.WriteFile(p("etc/passwd"), []byte("intruder"), 0o644),
+			unix.Mknod(p("etc/same"), unix.S_IFCHR, 0),
+			os.Mkdir(p("var/b"), 0o755), unix.Lsetxattr(p("var/b"), "trusted.overlay.opaque", []byte("y"), 0),
+			os.WriteFile(p("var/b/again"), nil, 0o600),
+			os.WriteFile(p("var/suid"), []byte("x"), 0o600), unix.Chmod(p("var/suid"), 0o4600),
+			os.WriteFile(p("var/plain"), []byte("text"), 0o600),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestDockerStore(t *testing.T) {
+	odd, tiny := engineImage(t), fusetest.Image(t, "tiny")
+	root := dockerStore(t, overlayChange(t), odd, tiny)
+	s := openStore(t)
+	oddName, tinyName := mustLoad(t, s, odd)[0].Name, mustLoad(t, s, tiny)[0].Name
+	arg := "docker:" + root
+	untouched(t, root, func() {
+		sameImage(t, s, arg+":odd:1", oddName)
+		sameImage(t, s, arg+":"+tinyName, tinyName)
+		sameImage(t, s, arg+":"+mustInfo(t, s, oddName).ID.Encoded()[:8], oddName)
+		if got := drift(t, s, arg+":web"); !slices.Equal(got, wantDrift) {
+			t.Errorf("drift\n got %s\nwant %s", strings.Join(got, "\n     "), strings.Join(wantDrift, "\n     "))
+		}
+		if got := paths(t, openStack(t, s, arg+":web:/var/b")); got != "/ /again" {
+			t.Errorf("a part of a container: %s", got)
+		}
+		if _, err := openStack(t, s, arg+":web").Tree.Lookup(context.Background(), ".dockerenv"); err != nil {
+			t.Errorf("what docker itself adds to a container: %v", err)
+		}
+		if got := paths(t, openStack(t, s, arg+":odd:1#2")); got != "/ /etc /etc/passwd /var /var/a" {
+			t.Errorf("one layer: %s", got)
+		}
+		_, err := s.OpenImage(context.Background(), arg+":none", nil, imgfs.OpenOptions{})
+		var missing *imgfs.EngineNotFoundError
+		if !errors.As(err, &missing) || !errors.Is(err, image.ErrNotFound) || !strings.Contains(err.Error(), "container web") {
+			t.Errorf("a name that is not there: %v", err)
+		}
+	})
+}
+
+// TestDockerStoreMoved: all is found from the directory that is named, as on a
+// disk that was copied, and by a relative path.
+func TestDockerStoreMoved(t *testing.T) {
+	odd := engineImage(t)
+	root := dockerStore(t, nil, odd)
+	s := openStore(t)
+	name := mustLoad(t, s, odd)[0].Name
+	moved := filepath.Join(t.TempDir(), "evidence:1", "docker")
+	if err := errors.Join(os.Mkdir(filepath.Dir(moved), 0o755), exec.Command("cp", "-a", root, moved).Run()); err != nil {
+		t.Fatal(err)
+	}
+	sameImage(t, s, "docker:"+moved, name)
+	t.Chdir(moved)
+	sameImage(t, s, "docker:.", name)
+}
+
+// TestDockerStoreDamaged: each fault is an error that names the file on the
+// host, and all that is not touched by it can be read.
+func TestDockerStoreDamaged(t *testing.T) {
+	odd := engineImage(t)
+	find := func(root, pattern string) string {
+		list, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(list) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		return list[0]
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(root string) (named string, err error)
+	}{
+		{"a file of a layer is gone", func(root string) (string, error) {
+			path := find(root, "overlay2/*/diff/bin/su")
+			return path, os.Remove(path)
+		}},
+		{"a symlink in place of a file", func(root string) (string, error) {
+			path := find(root, "overlay2/*/diff/bin/su")
+			return path, errors.Join(os.Remove(path), os.Symlink("/etc/hostname", path))
+		}},
+		{"a symlink in place of a layer", func(root string) (string, error) {
+			path := filepath.Dir(filepath.Dir(find(root, "overlay2/*/diff/bin/su")))
+			return path, errors.Join(os.Rename(path, path+".real"), os.Symlink(path+".real", path))
+		}},
+		{"other bytes in a file", func(root string) (string, error) {
+			path := find(root, "overlay2/*/diff/bin/su")
+			raw, err := os.ReadFile(path)
+			if err == nil {
+				raw[7] ^= 1
+				err = os.WriteFile(path, raw, 0o755)
+			}
+			return "", err
+		}},
+		{"a cache-id that leads out", func(root string) (string, error) {
+			path := find(root, "image/overlay2/layerdb/sha256/*/cache-id")
+			return path, os.WriteFile(path, []byte("../../../etc"), 0o600)
+		}},
+		{"tar-split cut short", func(root string) (string, error) {
+			path := find(root, "image/overlay2/layerdb/sha256/*/tar-split.json.gz")
+			return path, os.Truncate(path, 40)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := dockerStore(t, nil, odd)
+			named, err := tt.spoil(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := openStore(t)
+			_, err = s.OpenImage(context.Background(), "docker:"+root+":odd:1", nil, imgfs.OpenOptions{Verify: true})
+			if err == nil || !strings.Contains(err.Error(), named) || !errors.Is(err, image.ErrMalformed) {
+				t.Errorf("verified: %v, want %s", err, named)
+			}
+		})
+	}
+}
+
+// TestUnreadableFiles: to a user who may not read some files of a store they are
+// named, and the others are read.
+func TestUnreadableFiles(t *testing.T) {
+	root := dockerStore(t, nil, engineImage(t))
+	list, err := filepath.Glob(filepath.Join(root, "overlay2/*/diff/bin/su"))
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	if err := os.Remove(list[0]); err != nil { // as root reads everything
+		t.Fatal(err)
+	}
+	s := openStore(t)
+	i := openPlain(t, s, "docker:"+root+":odd:1", false)
+	var bad []string
+	for path, f := range readTree(t, i.FS) {
+		if strings.HasPrefix(f.Content, "error") {
+			bad = append(bad, path)
+		}
+	}
+	if !slices.Equal(bad, []string{"bin/su"}) {
+		t.Errorf("not to be read: %q", bad)
+	}
+	if err := i.Verify(context.Background()); !errors.As(err, new(*imgfs.UnreadableError)) || i.Damaged() {
+		t.Errorf("verified: %v, damaged: %v", err, i.Damaged())
+	}
+}
