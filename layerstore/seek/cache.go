@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -22,11 +23,12 @@ const bufferUnit = 128 << 10
 
 // A Cache holds decoded chunks, up to a number of bytes, for all the Readers
 // that were opened with it. Each chunk is decoded once however many ask for
-// it, and when reads go forwards the next is decoded ahead. It is safe for
-// concurrent use.
+// it, those of gzip no further than somebody asked, and when reads go forwards
+// the next are decoded ahead. It is safe for concurrent use.
 //
 // What is being decoded counts, so the bound can be passed only by what as
 // many decodes as twice the processors need at once, when all else is in use.
+// A chunk that is decoded in part keeps a decoder besides, some 150 KiB.
 type Cache struct {
 	max   int64
 	ahead int           // chunks to decode ahead
@@ -40,7 +42,7 @@ type Cache struct {
 	used       int64    // capacity of all buffers
 	spare      [][]byte // buffers of no chunk
 	background int      // goroutines that decode ahead
-	newest     chunk    // root of the ring of ready chunks, newest first
+	newest     chunk    // root of the ring of chunks, newest first
 }
 
 type chunkKey struct {
@@ -48,18 +50,24 @@ type chunkKey struct {
 	i int
 }
 
-// chunk is a decoded chunk or one that is being decoded. All but data, buf and
-// err is guarded by Cache.mu; those are written before ready is closed.
+// chunk is a chunk that is decoded, or the first part of it, or that will be.
+// While somebody holds one of its refs it has its buffer.
 type chunk struct {
-	key        chunkKey
-	prev, next *chunk // in the ring, once it is decoded
-	refs       int    // readers that use data
-	decoded    bool
-	ahead      bool // decoded ahead and not yet read
-	ready      chan struct{}
-	data       []byte
-	buf        []byte // data lies in it
-	err        error
+	key chunkKey
+
+	// Guarded by Cache.mu.
+	prev, next *chunk // in the ring
+	refs       int    // who uses it
+	ahead      bool   // decoded ahead and not yet read
+	failed     bool   // to be forgotten when nobody uses it
+
+	valid atomic.Int64 // so many bytes of data are decoded and verified
+	data  []byte       // written once, before valid is set first
+
+	mu   sync.Mutex // held while more of it is decoded
+	buf  []byte     // guarded by mu; data lies in it
+	gzip gzipRun    // guarded by mu
+	err  error      // guarded by mu; what ended decoding
 }
 
 // NewCache returns a cache of at most maxBytes.
@@ -76,42 +84,36 @@ func NewCache(maxBytes int64) *Cache {
 	return c
 }
 
-// get returns chunk i of r, which the caller gives back by put.
-func (c *Cache) get(r *Reader, i int) (*chunk, error) {
+// get returns chunk i of r, the first want bytes of which can be read until the
+// caller gives it back by put.
+func (c *Cache) get(r *Reader, i int, want int64) (*chunk, error) {
 	c.mu.Lock()
 	if r.closed {
 		c.mu.Unlock()
 		return nil, os.ErrClosed
 	}
-	r.active++
 	key := chunkKey{r, i}
 	ch, ok := c.chunks[key]
-	if !ok {
-		ch = c.addLocked(key)
-		ch.refs++
-		if _, forwards := c.chunks[chunkKey{r, i - 1}]; forwards {
-			c.decodeAheadLocked(r, i+1)
-		}
-		c.mu.Unlock()
-		c.load(ch)
-	} else {
-		ch.refs++
+	if ok {
+		ch.unlink()
+		c.linkLocked(ch)
+		c.useLocked(ch)
 		if ch.ahead {
 			ch.ahead = false
 			c.decodeAheadLocked(r, i+1)
 		}
-		if ch.decoded {
-			ch.unlink()
-			c.linkLocked(ch)
-			c.mu.Unlock()
-			return ch, nil
+	} else {
+		ch = c.addLocked(key)
+		if _, forwards := c.chunks[chunkKey{r, i - 1}]; forwards {
+			c.decodeAheadLocked(r, i+1)
 		}
-		c.mu.Unlock()
 	}
-	<-ch.ready
-	if ch.err != nil {
-		c.put(ch)
-		return nil, ch.err
+	c.mu.Unlock()
+	if ch.valid.Load() < want {
+		if err := c.load(ch, want); err != nil {
+			c.put(ch)
+			return nil, err
+		}
 	}
 	return ch, nil
 }
@@ -120,8 +122,16 @@ func (c *Cache) get(r *Reader, i int) (*chunk, error) {
 func (c *Cache) put(ch *chunk) {
 	c.mu.Lock()
 	ch.refs--
+	if ch.failed && ch.refs == 0 {
+		c.dropLocked(ch)
+	}
 	c.leaveLocked(ch.key.r)
 	c.mu.Unlock()
+}
+
+func (c *Cache) useLocked(ch *chunk) {
+	ch.refs++
+	ch.key.r.active++
 }
 
 // enter makes r busy, until leave.
@@ -148,9 +158,12 @@ func (c *Cache) leaveLocked(r *Reader) {
 	}
 }
 
+// addLocked adds a chunk for who is going to use it.
 func (c *Cache) addLocked(key chunkKey) *chunk {
-	ch := &chunk{key: key, ready: make(chan struct{})}
+	ch := &chunk{key: key}
 	c.chunks[key] = ch
+	c.linkLocked(ch)
+	c.useLocked(ch)
 	return ch
 }
 
@@ -174,49 +187,70 @@ func (c *Cache) decodeAheadLocked(r *Reader, i int) {
 		}
 		ch := c.addLocked(key)
 		ch.ahead = true
-		r.active++
 		c.background++
-		go func() {
-			c.load(ch)
-			c.mu.Lock()
-			c.background--
-			c.leaveLocked(r)
-			c.mu.Unlock()
-		}()
+		go c.loadAll(ch)
 	}
 }
 
-// load decodes ch and makes it ready.
-func (c *Cache) load(ch *chunk) {
-	c.sem <- struct{}{}
-	r, i := ch.key.r, ch.key.i
-	buf := c.buffer(r.bufferSize(i))
-	data, err := c.decode(r, i, buf)
-	<-c.sem
-
-	c.mu.Lock()
-	if err != nil {
-		ch.err = fmt.Errorf("chunk %d: %w", i, err)
-		delete(c.chunks, ch.key)
-		c.spareLocked(buf)
-	} else {
-		ch.data, ch.buf, ch.decoded = data, buf, true
-		c.linkLocked(ch)
+// loadAll decodes ch in the background: part by part, so that who reads it need
+// not wait for all of it.
+func (c *Cache) loadAll(ch *chunk) {
+	lo, hi := ch.key.r.t.span(ch.key.i)
+	for valid := int64(0); valid < hi-lo; valid = ch.valid.Load() {
+		if c.load(ch, valid+1) != nil {
+			break // who reads it is told
+		}
 	}
+	c.mu.Lock()
+	c.background--
+	c.mu.Unlock()
+	c.put(ch)
+}
+
+// load decodes the first want bytes of ch, where that is not done.
+func (c *Cache) load(ch *chunk, want int64) error {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.valid.Load() >= want {
+		return nil
+	}
+	if ch.err != nil {
+		return ch.err
+	}
+	c.sem <- struct{}{}
+	if ch.buf == nil {
+		ch.buf = c.buffer(ch.key.r.bufferSize(ch.key.i))
+	}
+	err := more(ch, want)
+	<-c.sem
+	if err != nil {
+		ch.err = fmt.Errorf("chunk %d: %w", ch.key.i, err)
+	}
+	c.mu.Lock()
+	ch.failed = err != nil
 	c.shrinkLocked(0)
 	c.mu.Unlock()
-	close(ch.ready)
+	return ch.err
 }
 
-// decode turns a panic into an error: it may run in the background, where a
+// more turns a panic into an error: it may run in the background, where a
 // panic would end the process.
-func (c *Cache) decode(r *Reader, i int, buf []byte) (data []byte, err error) {
+func more(ch *chunk, want int64) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			data, err = nil, fmt.Errorf("internal error: %v: %w", p, ErrCorrupt)
+			err = fmt.Errorf("internal error: %v: %w", p, ErrCorrupt)
 		}
 	}()
-	return r.decode(i, buf)
+	return ch.key.r.more(ch, want)
+}
+
+// release ends the decoding of a chunk.
+func (c *Cache) release(z *gzipRun) {
+	if z.d != nil {
+		z.d.Release()
+		c.flate.Put(z.d)
+		z.d = nil
+	}
 }
 
 // buffer returns a buffer of at least n bytes.
@@ -260,10 +294,11 @@ func (c *Cache) evictLocked(n int) {
 	}
 }
 
-// dropLocked forgets a decoded chunk that nobody uses.
+// dropLocked forgets a chunk that nobody uses.
 func (c *Cache) dropLocked(ch *chunk) {
 	ch.unlink()
 	delete(c.chunks, ch.key)
+	c.release(&ch.gzip)
 	c.spareLocked(ch.buf)
 	ch.buf, ch.data = nil, nil
 }

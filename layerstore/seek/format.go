@@ -12,7 +12,7 @@ import (
 // Index file, little-endian:
 //
 //	  0    4  magic "IMSK"
-//	  4    4  version, 1
+//	  4    4  version, 2
 //	  8    …  records, one after another: windows, and packed chunks
 //	  …    …  table
 //	-48    8  size of the stream, bytes uncompressed
@@ -36,6 +36,10 @@ import (
 //	24    4  gzip: length of that record, 0 for none; zstd: 1 if it is packed in this file
 //	28    4  CRC-32C of its bytes, uncompressed
 //
+// If the method is gzip, the table goes on with 4 bytes for each 128 KiB of a
+// chunk but the last: the CRC-32C of the chunk's bytes up to there. So a chunk
+// can be checked, and given out, while it is decoded.
+//
 // A gzip chunk without a record begins at the header of a member. A window
 // record:
 //
@@ -47,7 +51,7 @@ import (
 //	-4    4  CRC-32C of the record before it
 const (
 	magic      = "IMSK"
-	version    = 1
+	version    = 2
 	headSize   = 8
 	footSize   = 48
 	entrySize  = 32
@@ -63,6 +67,7 @@ const (
 	maxFrames  = 16 << 20       // compressed bytes of a zstd chunk
 	maxRecord  = 64 << 10       // bytes of a window record
 	plainChunk = 128 << 10      // bytes of a chunk of a plain stream
+	partSize   = 128 << 10      // bytes of a gzip chunk that are decoded and checked at a time
 	maxSize    = int64(1) << 50 // bytes of a stream, uncompressed
 )
 
@@ -81,6 +86,8 @@ type entry struct {
 	aux    int64
 	auxLen uint32
 	crc    uint32
+
+	sums int // in memory: where its sums begin in those of the table
 }
 
 func (e *entry) append(b []byte) []byte {
@@ -115,6 +122,7 @@ type table struct {
 	chunkSize   int64    // of a plain chunk
 	crcs        []uint32 // plain chunks
 	entries     []entry  // other chunks, and one more that ends the last
+	sums        []uint32 // of gzip chunks: of all parts but the last, chunk by chunk
 }
 
 // chunks returns how many chunks t has.
@@ -133,6 +141,9 @@ func (t *table) span(i int) (lo, hi int64) {
 	}
 	return t.entries[i].out, t.entries[i+1].out
 }
+
+// sumsOf returns how many sums a gzip chunk of n > 0 bytes has.
+func sumsOf(n int64) int { return int((n - 1) / partSize) }
 
 // find returns the chunk that holds the byte off; off < size.
 func (t *table) find(off int64) int {
@@ -169,6 +180,14 @@ func (t *table) write(w *offsetWriter) error {
 		} else {
 			buf = t.entries[i].append(buf)
 		}
+		if cap(buf)-len(buf) < entrySize+footSize {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, sum := range t.sums {
+		buf = binary.LittleEndian.AppendUint32(buf, sum)
 		if cap(buf)-len(buf) < entrySize+footSize {
 			if err := flush(); err != nil {
 				return err
@@ -234,7 +253,8 @@ func readTable(index io.ReaderAt, size int64) (*table, error) {
 		width = 4
 	}
 	switch {
-	case t.at < headSize || t.at > size-footSize || n > uint64(size)/4 || int64(n)*width != size-footSize-t.at:
+	case t.at < headSize || t.at > size-footSize || n > uint64(size)/4 || int64(n)*width > size-footSize-t.at ||
+		t.method != methodGzip && int64(n)*width != size-footSize-t.at:
 		return bad("table out of place")
 	case t.size < 0 || t.size > maxSize || t.blobSize < 0 || t.blobSize > maxSize:
 		return bad("size out of range")
@@ -290,6 +310,22 @@ func (t *table) decode(raw []byte, n int) error {
 		if !t.valid(i) {
 			return fmt.Errorf("seek index: chunk %d out of range: %w", i, ErrCorrupt)
 		}
+	}
+	if t.method != methodGzip {
+		return nil
+	}
+	total := 0
+	for i := range n {
+		t.entries[i].sums = total
+		total += sumsOf(t.entries[i+1].out - t.entries[i].out)
+	}
+	raw = raw[entrySize*n:]
+	if len(raw) != 4*total {
+		return fmt.Errorf("seek index: %d bytes of sums, want %d: %w", len(raw), 4*total, ErrCorrupt)
+	}
+	t.sums = make([]uint32, total)
+	for i := range t.sums {
+		t.sums[i] = binary.LittleEndian.Uint32(raw[4*i:])
 	}
 	return nil
 }

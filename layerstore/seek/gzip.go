@@ -279,8 +279,22 @@ func (g *gzipConsumer) consume(p *piece) error {
 func (g *gzipConsumer) data(p []byte) error {
 	g.crc = crc32.Update(g.crc, crc32.IEEETable, p)
 	g.size += int64(len(p))
-	g.sum = crc32c(g.sum, p)
+	g.sums(p, g.b.size-g.cur.out)
 	return g.b.write(p)
+}
+
+// sums adds p to the sum of the chunk, which has that many bytes before it, and
+// notes the sum of each part that p goes beyond.
+func (g *gzipConsumer) sums(p []byte, before int64) {
+	for len(p) > 0 {
+		in := before % partSize
+		if in == 0 && before > 0 {
+			g.b.t.sums = append(g.b.t.sums, g.sum)
+		}
+		n := min(int64(len(p)), partSize-in)
+		g.sum = crc32c(g.sum, p[:n])
+		p, before = p[n:], before+n
+	}
 }
 
 // closeChunk ends the current chunk; one without bytes is forgotten.

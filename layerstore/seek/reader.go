@@ -103,13 +103,14 @@ func (r *Reader) readChunk(p []byte, off int64) (int, error) {
 	if r.t.method == methodPlain && off == lo && int64(len(p)) >= hi-lo {
 		return r.readPlain(p[:hi-lo], i)
 	}
-	ch, err := r.cache.get(r, i)
+	p = p[:min(int64(len(p)), hi-off)]
+	ch, err := r.cache.get(r, i, off-lo+int64(len(p)))
 	if err != nil {
 		return 0, err
 	}
-	n := copy(p, ch.data[off-lo:])
+	copy(p, ch.data[off-lo:])
 	r.cache.put(ch)
-	return n, nil
+	return len(p), nil
 }
 
 // readPlain reads the whole plain chunk i past the cache.
@@ -137,20 +138,29 @@ func (r *Reader) bufferSize(i int) int {
 	return int(hi - lo)
 }
 
-// decode decodes chunk i into buf and returns its bytes, verified.
+// more decodes what is missing of the first want bytes of ch, or some more.
+// ch.mu is held.
+func (r *Reader) more(ch *chunk, want int64) (err error) {
+	if r.t.method == methodGzip {
+		return r.moreGzip(ch, want)
+	}
+	if ch.data, err = r.decode(ch.key.i, ch.buf); err == nil {
+		ch.valid.Store(int64(len(ch.data)))
+	}
+	return err
+}
+
+// decode decodes chunk i, which is not of gzip, into buf and returns its bytes,
+// verified.
 func (r *Reader) decode(i int, buf []byte) (data []byte, err error) {
 	lo, hi := r.t.span(i)
 	n := int(hi - lo)
 	var want uint32
-	switch r.t.method {
-	case methodPlain:
+	if r.t.method == methodPlain {
 		want = r.t.crcs[i]
 		data = buf[:n]
 		err = readFull(io.NewSectionReader(r.blob, 0, r.limit), data, lo)
-	case methodGzip:
-		want = r.t.entries[i].crc
-		data, err = r.decodeGzip(i, n, buf)
-	case methodZstd:
+	} else {
 		want = r.t.entries[i].crc
 		data, err = r.decodeZstd(i, n, buf)
 	}
@@ -158,10 +168,12 @@ func (r *Reader) decode(i int, buf []byte) (data []byte, err error) {
 		return nil, err
 	}
 	if crc32c(0, data) != want {
-		return nil, fmt.Errorf("wrong checksum: %w", ErrCorrupt)
+		return nil, errChecksum
 	}
 	return data, nil
 }
+
+var errChecksum = fmt.Errorf("wrong checksum: %w", ErrCorrupt)
 
 func (r *Reader) decodeZstd(i, n int, buf []byte) ([]byte, error) {
 	e := &r.t.entries[i]
@@ -191,72 +203,104 @@ func (r *Reader) decodeZstd(i, n int, buf []byte) ([]byte, error) {
 	return data, nil
 }
 
-func (r *Reader) decodeGzip(i, n int, buf []byte) ([]byte, error) {
-	d := r.cache.flate.Get().(*inflate.Decoder)
-	defer func() {
-		d.Release()
-		r.cache.flate.Put(d)
-	}()
-	var inputErr error
-	err := r.inflate(d, &inputErr, i, n, buf)
-	switch {
-	case err == nil:
-		return buf[inflate.Window : inflate.Window+n], nil
-	case inputErr != nil:
-		return nil, inputErr
-	}
-	return nil, fmt.Errorf("%w: %w", err, ErrCorrupt)
+// A gzipRun is the decoding of a gzip chunk, which goes on whenever more of the
+// chunk is wanted.
+type gzipRun struct {
+	d        *inflate.Decoder // nil before the first byte, and after the last
+	hist, op int              // see Decoder.Decode
+	crc      uint32           // of the bytes that are verified
+	inputErr error            // of blob or index themselves
 }
 
-// inflate decodes n bytes of chunk i to buf[inflate.Window:]. An error of blob
-// or index themselves it puts into inputErr too.
-func (r *Reader) inflate(d *inflate.Decoder, inputErr *error, i, n int, buf []byte) error {
+// moreGzip is more for a chunk of gzip.
+func (r *Reader) moreGzip(ch *chunk, want int64) error {
+	z := &ch.gzip
+	lo, hi := r.t.span(ch.key.i)
+	var err error
+	if z.d == nil {
+		ch.data = ch.buf[inflate.Window : inflate.Window+hi-lo]
+		z.d = r.cache.flate.Get().(*inflate.Decoder)
+		err = r.beginGzip(z, ch.key.i, ch.buf)
+	}
+	for valid := ch.valid.Load(); err == nil && valid < want; {
+		next := min(valid+partSize, hi-lo)
+		if err = z.upTo(ch.buf, inflate.Window+int(next)); err != nil {
+			break
+		}
+		e := &r.t.entries[ch.key.i]
+		sum := e.crc
+		if next < hi-lo {
+			sum = r.t.sums[e.sums+int(valid/partSize)]
+		}
+		if z.crc = crc32c(z.crc, ch.data[valid:next]); z.crc != sum {
+			err = errChecksum
+			break
+		}
+		valid = next
+		ch.valid.Store(valid)
+	}
+	if err != nil || ch.valid.Load() == hi-lo {
+		r.cache.release(z)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case z.inputErr != nil:
+		return z.inputErr
+	case errors.Is(err, ErrCorrupt):
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, ErrCorrupt)
+}
+
+// beginGzip stands z at the first byte of chunk i, which is to come to
+// buf[inflate.Window:].
+func (r *Reader) beginGzip(z *gzipRun, i int, buf []byte) error {
 	e := &r.t.entries[i]
 	end := min((r.t.entries[i+1].in+7)>>3, r.limit)
 	from := func(off int64) io.Reader {
-		return &limitedReader{r: r.blob, off: off, end: end, err: inputErr}
+		return &limitedReader{r: r.blob, off: off, end: end, err: &z.inputErr}
 	}
-	hist := inflate.Window
+	z.hist, z.op = inflate.Window, inflate.Window
 	if e.auxLen == 0 {
-		d.Reset(from(e.in>>3), e.in>>3)
-		if err := readMember(d); err != nil {
-			return err
-		}
-	} else {
-		window, block, err := r.window(e, buf[:inflate.Window])
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				*inputErr = err
-			}
-			return err
-		}
-		hist -= window
-		d.Reset(from(block>>3), block>>3)
-		if err := d.SkipBits(uint(block & 7)); err != nil {
-			return err
-		}
-		if block != e.in {
-			if err := d.ResumeBlock(from(e.in>>3), e.in); err != nil {
-				return err
-			}
-		}
+		z.d.Reset(from(e.in>>3), e.in>>3)
+		return readMember(z.d)
 	}
-	limit := inflate.Window + n
-	for op := inflate.Window; op < limit; {
+	window, block, err := r.window(e, buf[:inflate.Window])
+	if err != nil {
+		if !errors.Is(err, ErrCorrupt) {
+			z.inputErr = err
+		}
+		return err
+	}
+	z.hist -= window
+	z.d.Reset(from(block>>3), block>>3)
+	if err := z.d.SkipBits(uint(block & 7)); err != nil {
+		return err
+	}
+	if block != e.in {
+		return z.d.ResumeBlock(from(e.in>>3), e.in)
+	}
+	return nil
+}
+
+// upTo decodes until buf[:limit] is filled.
+func (z *gzipRun) upTo(buf []byte, limit int) error {
+	for z.op < limit {
 		var ev inflate.Event
 		var err error
-		op, ev, err = d.Decode(buf, hist, op, limit)
+		z.op, ev, err = z.d.Decode(buf, z.hist, z.op, limit)
 		if err != nil {
 			return err
 		}
-		if ev == inflate.StreamEnd && op < limit {
-			if _, _, err := readTrailer(d); err != nil {
+		if ev == inflate.StreamEnd && z.op < limit {
+			if _, _, err := readTrailer(z.d); err != nil {
 				return err
 			}
-			if err := readMember(d); err != nil {
+			if err := readMember(z.d); err != nil {
 				return err
 			}
-			hist = op
+			z.hist = z.op
 		}
 	}
 	return nil
