@@ -389,7 +389,10 @@ func pullable(src string) bool {
 
 // PullFor pulls the image that OpenImage would pull for arg, if it would.
 func (s *Store) PullFor(ctx context.Context, arg string, opt OpenOptions) error {
-	src, _ := image.SplitPath(arg, onDisk)
+	src, _ := SplitArg(arg)
+	if _, ok := s.inEngine(src); ok {
+		return nil
+	}
 	if opt.Pull == PullNever || opt.Pull == "" || !pullable(src) {
 		return nil
 	}

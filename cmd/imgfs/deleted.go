@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
@@ -148,7 +149,7 @@ func splitStack(arg string) (src, path string) {
 		src, path = image.SplitPath(rest, nil)
 		return "upper:" + src, path
 	}
-	return image.SplitPath(arg, exists)
+	return imgfs.SplitArg(arg)
 }
 
 // An extractor writes files of layers below a directory. Files come in the

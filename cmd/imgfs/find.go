@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/internal/term"
@@ -246,7 +247,7 @@ Placeholders of --format: .Image ` + recordFields,
 
 // imageOfArg returns an argument without the part that it names.
 func imageOfArg(arg string) string {
-	src, _ := image.SplitPath(arg, exists)
+	src, _ := imgfs.SplitArg(arg)
 	return src
 }
 

@@ -24,7 +24,7 @@ type imageRow struct {
 
 // imagesFlags are the flags of images.
 type imagesFlags struct {
-	format, sort                  string
+	format, sort, store           string
 	quiet, digests, noTrunc, tree bool
 	filters                       []string
 }
@@ -46,11 +46,18 @@ Placeholders of --format: .Repository .Tag .ID .Digest .CreatedSince
 .CreatedAt .Size .SharedSize .UniqueSize .Platform
 
 With --tree the layers are shown that images share: each image stands below the
-layers that it has in common with others, which are written once.`,
+layers that it has in common with others, which are written once.
+
+--store lists the images and containers in the store of another engine, where
+it lies: docker:PATH, containerd:PATH or containers-storage:PATH, or the kind
+alone (docker:) for where that engine has it. What it lists, other verbs take:
+docker:PATH:NAME. More placeholders there: .Kind (image or container)
+.Namespace (containerd's) .Image (of a container) .Containers (of an image).`,
 		Example: `  imgfs images
   imgfs images -q alpine
   imgfs images --filter label=stage=prod --sort size
-  imgfs images --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'`,
+  imgfs images --format 'table {{.Repository}}:{{.Tag}}\t{{.Size}}'
+  imgfs images --store docker:/mnt/evidence/var/lib/docker`,
 		Args:              takes(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: a.firstImage,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -63,6 +70,8 @@ layers that it has in common with others, which are written once.`,
 	c.Flags().BoolVar(&flags.noTrunc, "no-trunc", false, "show IDs in full")
 	c.Flags().BoolVar(&flags.tree, "tree", false, "show which layers images share")
 	c.Flags().StringVar(&flags.sort, "sort", "created", "sort by `KEY`: created (newest first), size (largest first), name")
+	c.Flags().StringVar(&flags.store, "store", "", "list what is in the `STORE` of another engine: docker:[PATH], containerd:[PATH], containers-storage:[PATH]")
+	complete(c, "store", cobra.FixedCompletions([]string{"docker:", "containerd:", "containers-storage:"}, cobra.ShellCompDirectiveNoSpace))
 	c.Flags().StringArrayVarP(&flags.filters, "filter", "f", nil, "list only images that `KEY=VALUE` is true of")
 	c.Flags().StringVar(&flags.format, "format", "", "print as `FORMAT`: table, json (an object a line), a Go template, or \"table TEMPLATE\"")
 	complete(c, "sort", cobra.FixedCompletions([]string{"created", "size", "name"}, cobra.ShellCompDirectiveNoFileComp))
@@ -79,6 +88,9 @@ func (a *app) printImages(c *cobra.Command, args []string, f *imagesFlags) error
 	}
 	if f.tree && (f.format != "" || f.quiet || f.digests) {
 		return usagef("--tree has a form of its own: leave out --format, -q and --digests")
+	}
+	if f.store != "" {
+		return a.printEngineImages(c.Context(), args, f)
 	}
 	st, err := a.store()
 	if err != nil {

@@ -19,7 +19,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/imgfs/imgfs"
-	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/internal/control"
 	"github.com/imgfs/imgfs/internal/control/background"
 	"github.com/imgfs/imgfs/unionfs/mount"
@@ -420,7 +419,7 @@ func dropLog(err error, log *os.File) error {
 // image must stay open until the server has it. For the same reasons an image
 // of a registry is pulled here.
 func (a *app) openFirst(ctx context.Context, req *mountRequest) (*imgfs.Image, error) {
-	src, path := image.SplitPath(req.Image, exists)
+	src, path := imgfs.SplitArg(req.Image)
 	if src != "-" && !exists(src) {
 		return nil, a.pullFirst(ctx, req)
 	}

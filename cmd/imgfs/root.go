@@ -42,7 +42,7 @@ var verbs = []func(*app) *cobra.Command{
 	newUpper, newDiff, newCommit, newExport, newReset,
 	newTag, newRmi, newPrune, newDf, newVerify,
 	newLogin, newLogout, newSearch, newTags, newManifest,
-	newDeleted, newBlame, newVersions, newLayers, newWaste, newFind, newTimeline, newLint,
+	newDeleted, newBlame, newVersions, newLayers, newWaste, newFind, newTimeline, newLint, newDrift,
 	newVersion, newCompletion, newMan,
 }
 
@@ -279,7 +279,7 @@ func (a *app) inUsersStore(err error, args []string) error {
 		return err
 	}
 	root := filepath.Join(u.HomeDir, ".local", "share", "imgfs")
-	src, _ := image.SplitPath(args[0], nil)
+	src, _ := imgfs.SplitArg(args[0])
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	look := exec.CommandContext(ctx, "/proc/self/exe", "--root", root, "inspect", "--pull", "never", "--", src)
@@ -307,7 +307,7 @@ func (a *app) otherTags(err error, args []string) error {
 	if errors.As(err, &told) || len(args) == 0 {
 		return err
 	}
-	src, _ := image.SplitPath(args[0], nil)
+	src, _ := imgfs.SplitArg(args[0])
 	ref, refErr := image.ParseReference(src)
 	st, openErr := a.store()
 	if refErr != nil || openErr != nil {
@@ -437,6 +437,7 @@ func hint(err error) string {
 		several *imgfs.SeveralError
 		used    *cow.InUseError
 		remote  *imgfs.RegistryError
+		engine  *imgfs.EngineNotFoundError
 	)
 	switch {
 	case errors.As(err, &h):
@@ -447,6 +448,8 @@ func hint(err error) string {
 		return refused.Hint
 	case errors.As(err, &mounted):
 		return mounted.Hint
+	case errors.As(err, &engine):
+		return engineHint(engine)
 	case errors.As(err, &several) && several.Loaded:
 		return "they are in the store now: take one by its name (imgfs images)"
 	case errors.As(err, &several):

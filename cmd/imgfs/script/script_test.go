@@ -20,6 +20,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/enginetest"
 	"github.com/imgfs/imgfs/internal/fusetest"
 	"github.com/imgfs/imgfs/internal/regtest"
 	"github.com/imgfs/imgfs/internal/tartest"
@@ -31,6 +33,8 @@ import (
 //	image FILE NAME[,NAME] LAYER…   a docker-archive of layers, written as in
 //	                                package tartest; "-" is no name
 //	rootfs FILE LAYER               a plain tar
+//	docker ROOT IMAGE [NAME CHANGES]  docker's store with the image of that file
+//	                                and a container, which has the layer CHANGES
 //	rc CODE PROGRAM ARGS…           runs it, and checks its exit code
 //	registry VAR [passwords]        a docker-registry; its host goes to $VAR
 //
@@ -92,6 +96,22 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("usage: registry VAR [passwords]")
 				}
 				ts.Setenv(args[0], regtest.Start(scriptTB{t, ts}, regtest.Options{Htpasswd: len(args) == 2}).Host)
+			},
+			"docker": func(ts *testscript.TestScript, _ bool, args []string) {
+				if len(args) != 2 && len(args) != 4 {
+					ts.Fatalf("usage: docker ROOT IMAGE [NAME CHANGES]")
+				}
+				tb, marks := scriptTB{t, ts}, enginetest.Marks{Whiteout: index.WhiteoutPrefix, Opaque: index.OpaqueMarker}
+				img := enginetest.FromArchive(tb, ts.ReadFile(args[1]))
+				var containers []enginetest.Container
+				if len(args) == 4 {
+					changes := tartest.Tar(tb, ts.ReadFile(args[3]))
+					containers = []enginetest.Container{{
+						ID: strings.Repeat("ab", 32), Name: args[2], Image: img.Names[0],
+						Change: func(dir string) { enginetest.Unpack(tb, dir, changes, marks) },
+					}}
+				}
+				enginetest.Docker(tb, ts.MkAbs(args[0]), marks, []enginetest.Image{img}, containers)
 			},
 			"rc": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])
