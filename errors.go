@@ -12,6 +12,10 @@ import (
 // too.
 var ErrNotImage = archive.ErrNotImage
 
+// ErrArtifact marks a manifest that describes no filesystem: a chart, a
+// signature. It is an image.ErrMalformed too.
+var ErrArtifact = archive.ErrArtifact
+
 // What is wrong with a store.
 var (
 	// ErrDamaged marks a store whose database is not what was written.

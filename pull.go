@@ -139,8 +139,9 @@ func (s *Store) pull(ctx context.Context, r remote, ref image.Reference, opt Pul
 	return done, err
 }
 
-// PullAll pulls every tag of a repository, one after another, and ends with the
-// first error.
+// PullAll pulls every tag of a repository, one after another. A tag of something
+// else than an image, as of a signature, is an ErrArtifact and passed over; any
+// other error is the last.
 func (s *Store) PullAll(ctx context.Context, repository string, opt PullOptions) iter.Seq2[Pulled, error] {
 	return func(yield func(Pulled, error) bool) {
 		repo, err := image.ParseReference(repository)
@@ -162,7 +163,7 @@ func (s *Store) PullAll(ctx context.Context, repository string, opt PullOptions)
 			if err == nil {
 				done, err = s.pull(ctx, r, ref, opt)
 			}
-			if !yield(done, err) || err != nil {
+			if !yield(done, err) || err != nil && !errors.Is(err, ErrArtifact) {
 				return
 			}
 		}

@@ -456,3 +456,31 @@ func TestOpenPulls(t *testing.T) {
 		}
 	}
 }
+
+// Tags of signatures and other artifacts stand beside those of images.
+func TestPullAllPassesArtifactsOver(t *testing.T) {
+	aside(t)
+	f := regtest.NewFake(t)
+	for _, tag := range []string{"1", "2", "3"} {
+		publish(t, f, "x", tag, host(), func(m *ocispec.Manifest) {
+			if tag == "2" {
+				m.Config.MediaType = "application/vnd.cncf.helm.config.v1+json"
+			}
+		}, noisy(t, 1, 5000))
+	}
+	s := openStore(t)
+	var images, artifacts int
+	for done, err := range s.PullAll(context.Background(), f.Host+"/x", imgfs.PullOptions{}) {
+		switch {
+		case errors.Is(err, imgfs.ErrArtifact):
+			artifacts++
+		case err != nil:
+			t.Error(done, err)
+		default:
+			images++
+		}
+	}
+	if images != 2 || artifacts != 1 {
+		t.Errorf("%d images, %d artifacts", images, artifacts)
+	}
+}

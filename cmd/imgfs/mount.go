@@ -368,6 +368,13 @@ func (a *app) mountBackground(ctx context.Context, req *mountRequest) (err error
 	if req.Root, err = filepath.Abs(req.Root); err != nil {
 		return err
 	}
+	st, err := a.store()
+	if err != nil {
+		return err
+	}
+	if err := st.CheckDir(req.Image, req.Dir, req.Opt.options(a)); err != nil {
+		return err
+	}
 	shown := req.Image
 	img, err := a.openFirst(ctx, req)
 	if err != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -62,7 +63,7 @@ verified, whoever answered; NAME@DIGEST is that image and no other.`,
 					opt.Found = func(ref image.Reference, _ digest.Digest) { printFound(out, ref) }
 				}
 				if t.allTags {
-					done, err = pullAll(ctx, out, st, ref, opt)
+					done, err = a.pullAll(ctx, out, st, ref, opt)
 					return err
 				}
 				one, err := st.Pull(ctx, args[0], opt)
@@ -114,10 +115,16 @@ func (a *app) printStatus(familiar, name string, done []imgfs.Pulled, quiet bool
 	return err
 }
 
-// pullAll pulls every tag of a repository.
-func pullAll(ctx context.Context, out io.Writer, st *imgfs.Store, repo image.Reference, opt imgfs.PullOptions) ([]imgfs.Pulled, error) {
+// pullAll pulls every tag of a repository that stands for an image.
+func (a *app) pullAll(ctx context.Context, out io.Writer, st *imgfs.Store, repo image.Reference, opt imgfs.PullOptions) ([]imgfs.Pulled, error) {
 	var all []imgfs.Pulled
+	var other error
 	for done, err := range st.PullAll(ctx, repo.Name(), opt) {
+		if errors.Is(err, imgfs.ErrArtifact) {
+			a.warn("passed over: " + err.Error())
+			other = err
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -125,6 +132,9 @@ func pullAll(ctx context.Context, out io.Writer, st *imgfs.Store, repo image.Ref
 			fmt.Fprintf(out, "Digest: %s\n", done.Digest)
 		}
 		all = append(all, done)
+	}
+	if len(all) == 0 {
+		return nil, other
 	}
 	return all, nil
 }

@@ -58,6 +58,7 @@ func TestReport(t *testing.T) {
 		{"a sentence about joined errors", fmt.Errorf("%w, and more", errors.Join(one, two)), `one\ntwo, and more`},
 		{"no system call", fmt.Errorf("mount: %w", missing), "mount: x.tar: no such file or directory"},
 		{"a cure behind its error", errors.Join(one, &hintError{two, "cure"}), "one|two|hint: cure"},
+		{"the cure of all stands for those of its parts", &hintError{errors.Join(one, &hintError{two, "cure"}), "better"}, "one|two|hint: better"},
 		{"one cure of several", &hintError{errors.Join(one, two), "cure"}, "one|two|hint: cure"},
 	} {
 		var out bytes.Buffer

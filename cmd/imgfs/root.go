@@ -200,16 +200,24 @@ func noVerb(c *cobra.Command, args []string) error {
 
 // report prints err, if any, and the cure if one is known. Errors that were
 // joined take a line each.
-func (a *app) report(err error) {
+func (a *app) report(err error) { a.tell(err, true) }
+
+// tell is report, without the cures if those of a whole are to stand alone.
+func (a *app) tell(err error, cures bool) {
 	var silent exitStatus
 	if err == nil || errors.As(err, &silent) {
 		return
 	}
-	h := hint(err)
+	h := ""
+	if cures {
+		h = hint(err)
+	}
 	if parts := joined(err); parts != nil {
+		_, whole := err.(*hintError)
+		cures = cures && !whole
 		for _, part := range parts {
-			a.report(part)
-			if hint(part) == h {
+			a.tell(part, cures)
+			if cures && hint(part) == h {
 				h = "" // said
 			}
 		}

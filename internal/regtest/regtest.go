@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -120,7 +121,8 @@ func (r *Registry) run(t testing.TB, bin, config string) error {
 	t.Helper()
 	c := exec.Command(bin, "serve", config)
 	c.Stdout, c.Stderr = r.log, r.log
-	c.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	// REGISTRY_… would overrule the configuration.
+	c.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "REGISTRY_") }), "OTEL_TRACES_EXPORTER=none")
 	if err := c.Start(); err != nil {
 		return err
 	}
