@@ -60,8 +60,9 @@ const allocations = ", allocations"
 func hotLimits() map[string][]limit {
 	m := map[string][]limit{
 		"unionfs.Lookup/layers=128/names=100k": {{peer: oneLayerIs, most: 1.1}},
-		"hot.Gunzip/points-made/cores=1":       {{most: 900, atLeast: true}},
-		"hot.Gunzip/points-known/cores=2":      {{peer: oneCoreIs, most: 1.8, atLeast: true}},
+		// 900 MB/s where compress/gzip has 301.
+		"hot.Gunzip/points-made/cores=1":  {{peer: goGzipIs, most: 3, atLeast: true}},
+		"hot.Gunzip/points-known/cores=2": {{peer: oneCoreIs, most: 1.8, atLeast: true}},
 	}
 	for _, op := range []string{"hit", "miss"} {
 		m["index.Lookup/"+op+"/names=100k"] = []limit{{most: 260e-9}}

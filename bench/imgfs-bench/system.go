@@ -252,13 +252,21 @@ func wait(isSo func() (bool, error)) error {
 	return errors.New("waited in vain")
 }
 
-// umount unmounts a directory.
+// umount unmounts a directory. What was just worked on may be held a moment
+// longer, by a program that ends: a mount that is busy is asked again.
 func (b *bench) umount(dir string) error {
-	_, err := output(exec.Command("umount", dir))
-	if err == nil {
-		b.mounted = slices.DeleteFunc(b.mounted, func(d string) bool { return d == dir })
+	err := wait(func() (bool, error) {
+		err := syscall.Unmount(dir, 0)
+		if err == syscall.EBUSY {
+			return false, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return fmt.Errorf("umount %s: %w", dir, err)
 	}
-	return err
+	b.mounted = slices.DeleteFunc(b.mounted, func(d string) bool { return d == dir })
+	return nil
 }
 
 // unmount ends a turn and removes what it left.
