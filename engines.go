@@ -121,7 +121,7 @@ func (s *Store) openEngine(ctx context.Context, src string, l engine.Location, b
 	}
 	i, err := s.openPlaces(ctx, src, f.Source, opt)
 	if err != nil {
-		return nil, errors.Join(f.everyUnreadable(ctx, err), f.Close())
+		return nil, errors.Join(s.everyUnreadable(ctx, l, base, err), f.Close())
 	}
 	i.where, i.changes = f.where, f.changes
 	f.warn(ctx, opt.Warn)
@@ -131,13 +131,18 @@ func (s *Store) openEngine(ctx context.Context, src string, l engine.Location, b
 // mostUnreadable is how many files are named.
 const mostUnreadable = 20
 
-// everyUnreadable returns err, or if a file that cannot be read is its cause,
-// the errors of all such files.
-func (f *found) everyUnreadable(ctx context.Context, err error) error {
+// everyUnreadable returns err, which came from reading what l means, or if a
+// file that cannot be read is its cause, the errors of all such files.
+func (s *Store) everyUnreadable(ctx context.Context, l engine.Location, base bool, err error) error {
 	var one *engine.UnreadableError
 	if !errors.As(err, &one) {
 		return err
 	}
+	f, errFind := s.findIn(ctx, l, base) // what err came from is closed
+	if errFind != nil {
+		return err
+	}
+	defer f.Close()
 	var errs []error
 	more := 0
 	for _, e := range f.Entries() {
@@ -241,7 +246,7 @@ func (s *Store) loadable(ctx context.Context, l engine.Location) (*archive.Sourc
 		return nil, err
 	}
 	if err := f.complete(ctx); err != nil {
-		return nil, errors.Join(f.everyUnreadable(ctx, err), f.Close())
+		return nil, errors.Join(s.everyUnreadable(ctx, l, false, err), f.Close())
 	}
 	return f.Source, nil
 }
@@ -378,7 +383,9 @@ func (s *Store) stackOf(ctx context.Context, name string, i *Image, path string)
 }
 
 func (s *Store) openEngineDrift(ctx context.Context, arg string, l engine.Location, path string, opt OpenOptions) (base, container *forensics.Stack, err error) {
-	below, err := s.openEngine(ctx, arg, l, true, opt)
+	quiet := opt
+	quiet.Warn = nil // the container has these layers, too
+	below, err := s.openEngine(ctx, arg, l, true, quiet)
 	if err != nil {
 		return nil, nil, about(arg, err)
 	}

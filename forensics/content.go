@@ -234,7 +234,9 @@ func (q *layerSearch) searchAll(list []hit) (map[inode]bool, error) {
 					e := &Entry{Path: order[i].v.Path, Mode: n.Mode, Size: n.Size, Header: n.Header, Layer: at.layer, node: *n}
 					var err error
 					if found[i], err = q.m.Content.search(ctx, q.trees[at.layer], e, &room); err != nil {
-						return err
+						if err := q.s.passes(err); err != nil {
+							return err
+						}
 					}
 				}
 				return nil

@@ -39,11 +39,12 @@ type Drifted struct {
 
 // Drift returns what a container changed against its image, by class and then
 // by path. That a directory has another time is no change: each name that comes
-// or goes in it does that.
+// or goes in it does that. Nor are attributes of the root: engines make it anew
+// for each container.
 func Drift(ctx context.Context, image, container *Stack) ([]*Drifted, error) {
 	var list []*Drifted
 	err := Diff(ctx, image, container, DiffOptions{}, func(diff *Difference) error {
-		if diff.What == DiffTimes && diff.B.IsDir() {
+		if diff.What == DiffTimes && diff.B.IsDir() || diff.Path == "" && diff.A.IsDir() && diff.B.IsDir() {
 			return nil
 		}
 		d := &Drifted{Path: diff.Path, Change: diff.Change, What: diff.What, A: clone(diff.A), B: clone(diff.B), Class: DriftOther}

@@ -160,7 +160,10 @@ func (s *Stack) hashOf(ctx context.Context, path string, at place) (string, erro
 	tree := &tableTree[index.EntryID]{t: t, layers: s.Layers, layer: at.layer}
 	n := &at.node
 	sum, err := tree.Hash(ctx, &Entry{Path: path, Mode: n.Mode, Size: n.Size, Header: n.Header, Layer: at.layer, node: *n})
-	return hex.EncodeToString(sum[:]), err
+	if err != nil {
+		return "", s.passes(fmt.Errorf("%s: /%s: %w", s.Name, path, err))
+	}
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func rfc3339(t time.Time) string {
