@@ -28,6 +28,7 @@ import (
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/index"
+	"github.com/imgfs/imgfs/internal/control/mtab"
 	"github.com/imgfs/imgfs/internal/twosum"
 	"github.com/imgfs/imgfs/layerstore"
 )
@@ -81,8 +82,8 @@ func thisHost() forensics.EvidenceHost {
 
 // evidenceOf reads one argument.
 func (s *Store) evidenceOf(ctx context.Context, arg string, opt EvidenceOptions) (*forensics.EvidenceSource, error) {
-	if src, path := image.SplitPath(arg, onDisk); path != "" {
-		return nil, optionError{fmt.Errorf("a part of an image cannot be verified: say %s", src)}
+	if err := wholeImage(arg); err != nil {
+		return nil, err
 	}
 	if !isPath(arg) {
 		x := s.newExaminer(arg, opt)
@@ -93,6 +94,22 @@ func (s *Store) evidenceOf(ctx context.Context, arg string, opt EvidenceOptions)
 	}
 	x := s.newExaminer(arg, opt)
 	return x.end(x.onDisk(ctx, arg))
+}
+
+// wholeImage refuses what is less than an image, or shows one in another way.
+func wholeImage(arg string) error {
+	src, path := image.SplitPath(arg, onDisk)
+	whole, which := cutSelector(src)
+	place, err := mtab.Locate(src)
+	switch {
+	case strings.HasPrefix(arg, "upper:"), strings.HasPrefix(arg, "dir:"):
+		return optionError{errors.New("images and files are verified, not changes and directories")}
+	case path != "" || which != "":
+		return optionError{fmt.Errorf("a part of an image cannot be verified: say %s", whole)}
+	case onDisk(src) && err == nil && place.IsOurs():
+		return optionError{errors.New("it is a mount: its image is verified by its name or file (imgfs mounts)")}
+	}
+	return nil
 }
 
 // An examiner reads one source.

@@ -286,7 +286,7 @@ func (s *Stack) OwnerID(ctx context.Context, file, name string) (uint32, error) 
 	if part, ok := tree.(interface{ whole() Tree }); ok {
 		tree = part.whole()
 	}
-	e, err := follow(ctx, tree, file)
+	e, err := follow(ctx, tree, "/"+file)
 	if err == nil && !e.IsRegular() {
 		err = notExist(e.Path)
 	}

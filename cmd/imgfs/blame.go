@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -77,7 +78,7 @@ func (a *app) blame(ctx context.Context, args []string, flags *imageFlags, opt f
 			}
 			if errors.Is(err, fs.ErrNotExist) {
 				err = noEntryError(args[0] + ":" + path)
-			} else {
+			} else if !strings.HasPrefix(err.Error(), args[0]+": ") {
 				err = fmt.Errorf("%s: %w", args[0], err)
 			}
 			if errs = append(errs, err); ctx.Err() != nil {
