@@ -103,6 +103,18 @@ bench-write-quick: ## the same with fewer runs; needs root
 	@$(MAKE) --no-print-directory build
 	@ROWS='$(ROWS)' scripts/bench write --quick
 
+.PHONY: bench-registry
+bench-registry: ## figures of pulling an image, and of a store of many; needs root
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@ROWS='$(ROWS)' scripts/bench registry
+
+.PHONY: bench-forensics
+bench-forensics: ## figures of the verbs that look into images; needs root
+	@scripts/setup bench
+	@$(MAKE) --no-print-directory build
+	@ROWS='$(ROWS)' scripts/bench forensics
+
 .PHONY: bench-hot
 bench-hot: ## Go benchmarks of the hot path, for benchstat; PROFILE=1 for flame graphs
 	@scripts/setup

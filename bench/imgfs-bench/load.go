@@ -171,7 +171,11 @@ func (b *bench) tryPodman() error {
 func (b *bench) endPodman() error {
 	_, err := output(b.podman("image", "unmount", "--all"))
 	overlay := filepath.Join(b.turn, "root", "overlay")
-	if e := syscall.Unmount(overlay, syscall.MNT_DETACH); e != nil && e != syscall.EINVAL && e != syscall.ENOENT {
+	var e error
+	for e == nil { // each command mounts it again
+		e = syscall.Unmount(overlay, syscall.MNT_DETACH)
+	}
+	if e != syscall.EINVAL && e != syscall.ENOENT {
 		err = errors.Join(err, e)
 	}
 	return errors.Join(err, os.RemoveAll(podmanRun))

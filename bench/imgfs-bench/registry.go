@@ -153,17 +153,19 @@ func pullTurn(b *bench, r row, system string, im *image) error {
 // timeCommands records how long commands take, one after the other.
 func (b *bench) timeCommands(r row, system string, cmds ...*exec.Cmd) error {
 	start, spent := time.Now(), 0.0
+	var err error
 	for _, cmd := range cmds {
-		if _, err := output(cmd); err != nil {
-			return err
+		if err == nil {
+			_, err = output(cmd)
+			spent += cpuOf(cmd)
 		}
-		spent += cpuOf(cmd)
 	}
 	took := time.Since(start).Seconds()
 	if system == skopeoIs {
-		if err := b.endPodman(); err != nil {
-			return err
-		}
+		err = errors.Join(err, b.endPodman())
+	}
+	if err != nil {
+		return err
 	}
 	disk, err := diskUsage(b.turn)
 	b.came(r, system, took, spent, disk)
