@@ -171,6 +171,13 @@ func (c *committer) loadBase(ctx context.Context, base *Image) error {
 	if m == nil {
 		return fmt.Errorf("%s: %w", base.ID, image.ErrNotFound)
 	}
+	if f := base.container; f != nil && f.changes > 0 {
+		whole := *m
+		if err := f.completeImage(ctx, &whole); err != nil {
+			return err
+		}
+		m = &whole
+	}
 	load := &loader{
 		s: c.s, stage: c.stage, opt: LoadOptions{Progress: c.opt.Progress, Warn: c.opt.Warn},
 		layers: make(map[layerKey]*loadedLayer),

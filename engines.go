@@ -123,7 +123,7 @@ func (s *Store) openEngine(ctx context.Context, src string, l engine.Location, b
 	if err != nil {
 		return nil, errors.Join(s.everyUnreadable(ctx, l, base, err), f.Close())
 	}
-	i.where, i.changes = f.where, f.changes
+	i.where, i.container = f.where, f
 	f.warn(ctx, opt.Warn)
 	return i, nil
 }
@@ -213,6 +213,7 @@ func (f *found) complete(ctx context.Context) error {
 	return nil
 }
 
+// completeImage is complete for one image.
 func (f *found) completeImage(ctx context.Context, m *archive.Image) error {
 	m.Layers = slices.Clone(m.Layers)
 	raw := m.Config.Raw
@@ -346,7 +347,6 @@ func (s *Store) OpenDrift(ctx context.Context, arg string, opt OpenOptions) (bas
 	}
 	name, ok := strings.CutPrefix(src, "upper:")
 	if ok {
-		name, path = image.SplitPath(name, nil)
 		if err := s.hasUpper(name); err != nil {
 			return nil, nil, err
 		}
@@ -393,7 +393,7 @@ func (s *Store) openEngineDrift(ctx context.Context, arg string, l engine.Locati
 	if err != nil {
 		return nil, nil, errors.Join(about(arg, err), below.Close())
 	}
-	if i.changes == 0 {
+	if f := i.container; f == nil || f.changes == 0 {
 		return nil, nil, errors.Join(&NotContainerError{arg}, below.Close(), i.Close())
 	}
 	if base, err = s.stackOf(ctx, arg, below, path); err != nil {

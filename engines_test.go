@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -572,6 +573,141 @@ func TestDockerStoreDamaged(t *testing.T) {
 				t.Errorf("verified: %v, want %s", err, named)
 			}
 		})
+	}
+}
+
+// TestDriftOfUpper: an upper, mounted or not, is a container, too.
+func TestDriftOfUpper(t *testing.T) {
+	fusetest.Need(t)
+	s := openStore(t)
+	name := mustLoad(t, s, textImage(t, "docker.io/test/drift:1", "gzip", "bin/ bin/a:755=x etc/ etc/b=2 etc/c=3"))[0].Name
+	dir := t.TempDir()
+	m, err := s.Mount(context.Background(), name, dir, nil, imgfs.MountOptions{Writable: true, Upper: "u"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(os.WriteFile(dir+"/bin/new", []byte("#!/bin/sh\n"), 0o755), os.WriteFile(dir+"/etc/b", []byte("two"), 0o644), os.Remove(dir+"/etc/c"))
+	want := []string{"added executable /bin/new mode,script", "changed other /etc/b ", "deleted other /etc/c "}
+	for _, arg := range []string{dir, "upper:u", "u"} {
+		if got := drift(t, s, arg); !slices.Equal(got, want) {
+			t.Errorf("%s, mounted: %q, want %q", arg, got, want)
+		}
+	}
+	if err := errors.Join(err, m.Unmount(false), m.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	if got := drift(t, s, "upper:u:/etc"); !slices.Equal(got, []string{"changed other /b ", "deleted other /c "}) {
+		t.Errorf("a part of it: %q", got)
+	}
+	if got := drift(t, s, "upper:u"); !slices.Equal(got, want) {
+		t.Errorf("not mounted: %q, want %q", got, want)
+	}
+}
+
+// TestMountedContainer: a container mounts, with changes of our own on top that
+// find it again.
+func TestMountedContainer(t *testing.T) {
+	fusetest.Need(t)
+	root := dockerStore(t, overlayChange(t), engineImage(t))
+	s := openStore(t)
+	dir, arg := t.TempDir(), "docker:"+root+":web"
+	untouched(t, root, func() {
+		m, err := s.Mount(context.Background(), arg, dir, nil, imgfs.MountOptions{Writable: true, Upper: "ours"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := os.ReadFile(dir + "/etc/passwd")
+		if err != nil || string(raw) != "intruder" {
+			t.Errorf("a file of the container: %q, %v", raw, err)
+		}
+		if err := errors.Join(os.Remove(dir+"/bin/miner"), m.Unmount(false), m.Wait()); err != nil {
+			t.Fatal(err)
+		}
+		if got := drift(t, s, "upper:ours"); !slices.Equal(got, []string{"deleted other /bin/miner "}) {
+			t.Errorf("drift of ours: %q", got)
+		}
+		if _, err := s.Prune(context.Background(), imgfs.PruneOptions{All: true}); err != nil {
+			t.Fatal(err)
+		}
+		id, err := s.Commit(context.Background(), "ours", "test/cleaned:1", imgfs.CommitOptions{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := openStack(t, s, string(id)), openStack(t, s, arg)
+		if got := differences(t, b, a, forensics.DiffOptions{Ignore: forensics.DiffTimes}); !slices.Equal(got, []string{"D /bin/miner"}) {
+			t.Errorf("committed: %q", got)
+		}
+	})
+}
+
+// TestHelperVerify opens $IMGFS_TEST_ARG, for TestUnreadableAsUser.
+func TestHelperVerify(t *testing.T) {
+	arg := os.Getenv("IMGFS_TEST_ARG")
+	if arg == "" {
+		t.Skip("it is part of another test")
+	}
+	s, err := imgfs.Open(os.Getenv("IMGFS_TEST_ROOT"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := s.OpenImage(context.Background(), arg, nil, imgfs.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, f := range readTree(t, i.FS) {
+		if strings.HasPrefix(f.Content, "error") {
+			fmt.Printf("cannot read %s: %s\n", path, f.Content)
+		}
+	}
+	if err := i.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.OpenImage(context.Background(), arg, nil, imgfs.OpenOptions{Verify: true})
+	fmt.Printf("denied %v: %v\n", errors.Is(err, os.ErrPermission), err)
+}
+
+// TestUnreadableAsUser: who lacks the right to read some files is told which,
+// all of them, and reads the others.
+func TestUnreadableAsUser(t *testing.T) {
+	root := dockerStore(t, nil, engineImage(t))
+	dir := shortDir(t)
+	program := filepath.Join(dir, "test")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		exec.Command("cp", "-a", root, dir+"/docker").Run(), exec.Command("cp", self, program).Run(),
+		exec.Command("chmod", "-R", "a+rX", dir).Run(), os.Mkdir(dir+"/store", 0o700), os.Chown(dir+"/store", 65534, 65534),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var closed []string
+	for _, name := range []string{"bin/su", "bin/ping"} {
+		list, err := filepath.Glob(dir + "/docker/overlay2/*/diff/" + name)
+		if err != nil || len(list) != 1 || os.Chmod(list[0], 0o600) != nil {
+			t.Fatal(list, err)
+		}
+		closed = append(closed, list[0])
+	}
+	c := exec.Command(program, "-test.run=^TestHelperVerify$")
+	c.Dir = "/"
+	c.Env = []string{"IMGFS_TEST_ARG=docker:" + dir + "/docker:odd:1", "IMGFS_TEST_ROOT=" + dir + "/store", "TMPDIR=" + dir + "/store"}
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	said := string(out)
+	if strings.Count(said, "cannot read ") != 2 || !strings.Contains(said, "denied true: ") {
+		t.Errorf("said\n%s", said)
+	}
+	for _, path := range closed {
+		if strings.Count(said, path+": permission denied") != 2 { // when read, and when verified
+			t.Errorf("%s is named not twice in\n%s", path, said)
+		}
 	}
 }
 

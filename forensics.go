@@ -323,7 +323,7 @@ func (o placeSource) OpenHashes(ctx context.Context) (*index.Hashes, error) {
 }
 
 func (o placeSource) OpenContent(context.Context) (io.ReaderAt, error) {
-	return placeContent{o.p}, nil // not to be closed
+	return placeContent(o), nil // not to be closed
 }
 
 // EachUnreadable calls f for each file of an engine's store that the layer

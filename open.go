@@ -35,13 +35,13 @@ type Image struct {
 	FS       *unionfs.FS   // the whole tree
 	Path     string        // the part that was asked for ("NAME:/usr"), "" = all
 
-	chain   digest.Digest       // names the stack of layers
-	places  []*layerstore.Place // in place
-	where   string              // in an engine's store: how it is opened from anywhere
-	changes int                 // how many layers, the last ones, are a container's and in no config
-	lease   *layerstore.Lease
-	source  io.Closer                                               // the archive
-	hashes  func(ctx context.Context, k int) (*index.Hashes, error) // of an image of the store
+	chain     digest.Digest       // names the stack of layers
+	places    []*layerstore.Place // in place
+	where     string              // in an engine's store: how it is opened from anywhere
+	container *found              // of an engine's store; nil for others
+	lease     *layerstore.Lease
+	source    io.Closer                                               // the archive
+	hashes    func(ctx context.Context, k int) (*index.Hashes, error) // of an image of the store
 
 	mu      sync.Mutex
 	closers []io.Closer // guarded by mu; layers that were read

@@ -17,8 +17,8 @@ import (
 
 // A bolt is a bbolt file that is only read, by a reader of our own: bbolt
 // would wait for the lock that a running engine holds, map the file and panic
-// or never end where a page lies. Here every number is bounded, and the pages
-// that may be read are counted.
+// or never end where a page lies. Here every number is bounded, and the elements
+// that may be looked at are counted: pages that lead to themselves come to an end.
 //
 // A page begins with its number (8), flags (2), count (2) and how many pages
 // more it takes (4); then come count elements of 16 bytes and what they point
@@ -34,7 +34,7 @@ type bolt struct {
 	pages uint64 // in the file
 	page  int64  // bytes of one
 	root  uint64
-	left  int // pages that may still be read
+	left  int // elements that may still be looked at
 }
 
 // A bucket is one of a bolt; nil is an empty one.
@@ -136,7 +136,7 @@ func openBolt(r io.ReaderAt, size int64) (*bolt, error) {
 		return nil, malformed("not a bbolt file")
 	}
 	best.pages = uint64(size / best.page)
-	best.left = 1<<20 + 16*int(min(best.pages, 1<<32))
+	best.left = 1<<24 + int(min(size, 1<<40))
 	return best, nil
 }
 
@@ -149,9 +149,6 @@ func (b *bolt) top() *bucket { return &bucket{b: b, root: b.root} }
 
 // read returns page n with all that it takes.
 func (b *bolt) read(n uint64) ([]byte, error) {
-	if b.left--; b.left < 0 {
-		return nil, malformed("bbolt: its pages lead in circles")
-	}
 	if n < 2 || n >= b.pages {
 		return nil, malformed("bbolt: page %d of %d", n, b.pages)
 	}
@@ -175,7 +172,7 @@ type element struct {
 }
 
 // elements returns those of a page.
-func elements(page []byte) (list []element, branch bool, err error) {
+func (b *bolt) elements(page []byte) (list []element, branch bool, err error) {
 	if len(page) < pageHead {
 		return nil, false, malformed("bbolt: a page of %d bytes", len(page))
 	}
@@ -186,6 +183,9 @@ func elements(page []byte) (list []element, branch bool, err error) {
 	branch = flags == pageBranch
 	if len(page) < pageHead+16*count {
 		return nil, false, malformed("bbolt: a page of %d elements in %d bytes", count, len(page))
+	}
+	if b.left -= 1 + count; b.left < 0 {
+		return nil, false, malformed("bbolt: its pages lead in circles")
 	}
 	list = make([]element, count)
 	for i := range list {
@@ -225,7 +225,7 @@ func (k *bucket) each(f func(element) error) error {
 }
 
 func (k *bucket) walk(page []byte, depth int, f func(element) error) error {
-	list, branch, err := elements(page)
+	list, branch, err := k.b.elements(page)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (k *bucket) find(key string) (e element, ok bool, err error) {
 	}
 	page, err := k.page()
 	for depth := 0; err == nil; depth++ {
-		list, branch, err := elements(page)
+		list, branch, err := k.b.elements(page)
 		if err != nil {
 			return e, false, err
 		}

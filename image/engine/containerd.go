@@ -87,6 +87,9 @@ func (s *containerdStore) items(context.Context) (list []*Item, err error) {
 		}
 		containers, err := s.containers(space, string(e.key))
 		list = append(append(list, images...), containers...)
+		if err == nil && len(list) > maxItems {
+			err = malformed("over %d images and containers", maxItems)
+		}
 		return err
 	})
 	if err != nil {
@@ -133,9 +136,13 @@ func (s *containerdStore) images(space *bucket, namespace string) (list []*Item,
 
 // eachBucket calls f for the buckets in b.
 func eachBucket(b *bucket, f func(name string, b *bucket) error) error {
+	n := 0
 	return b.each(func(e element) error {
 		if !e.isBucket {
 			return nil
+		}
+		if n++; n > maxItems {
+			return malformed("over %d images or containers", maxItems)
 		}
 		below, err := b.b.bucket(e)
 		if err != nil {

@@ -6,16 +6,13 @@ import (
 	"compress/flate"
 	"encoding/json"
 	"errors"
-
-	"github.com/opencontainers/go-digest"
-
-	"github.com/imgfs/imgfs/image"
 )
 
 // Limits of what an engine's documents may say.
 const (
 	maxDocument = 64 << 20 // bytes of a list of images, layers or containers
 	maxNames    = 1 << 20  // names in a directory of a store
+	maxItems    = 1 << 18  // images and containers of a store
 )
 
 // unmarshal reads a document of an engine's own. Its lists grow with the
@@ -66,10 +63,4 @@ func validID(what, s string) error {
 		return malformed("%s %.100q: not an id", what, s)
 	}
 	return nil
-}
-
-// sha256Of returns the digest of 64 digits.
-func sha256Of(hex string) (digest.Digest, error) {
-	d := digest.NewDigestFromEncoded(digest.SHA256, hex)
-	return d, image.ValidateDigest(d)
 }

@@ -106,6 +106,9 @@ func (s *Store) Close() error { return errors.Join(s.driver.Close(), s.root.Clos
 // Items lists the images and containers, the newest first.
 func (s *Store) Items(ctx context.Context) ([]*Item, error) {
 	list, err := s.driver.items(ctx)
+	if err == nil && len(list) > maxItems {
+		err = malformed("%s: over %d images and containers", s.root.path, maxItems)
+	}
 	slices.SortStableFunc(list, func(a, b *Item) int { return b.Created.Compare(a.Created) })
 	return list, err
 }

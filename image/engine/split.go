@@ -44,7 +44,7 @@ type splitTar struct {
 
 // maxLine is how long a line of tar-split may be: bytes between two files come
 // in one.
-const maxLine = 64 << 20
+const maxLine = 16 << 20
 
 // Name returns the path of the file of tar-split.
 func (t *splitTar) Name() string { return t.store.join(t.split) }

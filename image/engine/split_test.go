@@ -3,9 +3,11 @@
 package engine
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -229,15 +231,32 @@ func TestSplitNeedsRealDirectories(t *testing.T) {
 func FuzzSplit(f *testing.F) {
 	f.Add([]byte(`{"type":2,"payload":"YQ==","position":0}` + "\n" + `{"type":1,"name":"a","size":3,"payload":"","position":1}`))
 	f.Add([]byte(`{"type":1,"name_raw":"/w==","size":0}`))
+	head := bytes.Repeat([]byte{'0'}, 512)
+	head[156] = tar.TypeGNUSparse
+	f.Add(fmt.Appendf(nil, `{"type":2,"payload":"%s","position":0}`+"\n"+`{"type":1,"name":"a","size":3}`, base64.StdEncoding.EncodeToString(head)))
+	root, err := openRoot(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, lines []byte) {
-		s, _ := splitLayer(t, zipped(t, string(lines)), map[string]string{"a": "one"})
-		size, err := s.Size(context.Background())
+		p, err := newPieces(root, tempFile)
 		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		s := &splitter{p: p}
+		for line := range bytes.Lines(lines) {
+			if err = s.line(line); err != nil {
+				break
+			}
+		}
+		if err := errors.Join(err, s.flush(), p.end()); err != nil {
 			return
 		}
-		if size < 0 || size > maxTar {
-			t.Fatalf("a tar of %d bytes", size)
+		if p.size < 0 || p.size > maxTar {
+			t.Fatalf("a tar of %d bytes", p.size)
 		}
-		_, _ = io.Copy(io.Discard, io.NewSectionReader(s, 0, min(size, 1<<20)))
+		_, _ = io.Copy(io.Discard, io.NewSectionReader(headerReader{func(context.Context) (*pieces, error) { return p, nil }}, 0, min(p.size, 1<<16)))
+		_, _ = p.ReadAt(make([]byte, 100), p.size/2)
 	})
 }
