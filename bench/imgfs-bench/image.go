@@ -35,6 +35,9 @@ type image struct {
 	overTar  string   // an EROFS that has its names alone; the rest lies in tar
 	docker   string   // a docker-archive, its layers not compressed
 	tars     int64    // bytes of all layers' tars
+	flat     string   // the name in the store of an image of it that has one layer
+	again    string   // a second copy of tree
+	sum      string   // the sha256 of some file in it
 }
 
 // overlaid returns the directories of the layers as overlayfs wants them, the
@@ -64,6 +67,9 @@ func (b *bench) prepare(r row, system string, im *image) error {
 	}
 	if system == podmanIs {
 		return b.tryPodman()
+	}
+	if r.group == "forensics" {
+		return b.makeExamined(system, im)
 	}
 	if r.file && system != overTarIs { // the archive is all they need
 		return nil

@@ -4,7 +4,7 @@
 // images, mounted by each in turn, in one run. It prints a table with the
 // promised limits in it and keeps all figures as JSON.
 //
-//	imgfs-bench [GROUP]... [FLAG]...    measure rows: hot, load, registry, read, write
+//	imgfs-bench [GROUP]... [FLAG]...    measure rows: hot, load, registry, forensics, read, write
 //	imgfs-bench gobench [FLAG]...       Go benchmarks of the hot path alone
 //	imgfs-bench check [FLAG]...         the same against a recorded commit
 //	imgfs-bench keep [FLAG]... FILE     put a run's figures on record

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -30,6 +31,7 @@ type row struct {
 	file        bool                                                  // the image's archive is all it needs
 	runs        int                                                   // more than of other rows
 	long        bool                                                  // only if it is named
+	apart       bool                                                  // only if it or its group is named
 	main        []string                                              // the systems when quick; empty: not one of the main rows
 	private     bool                                                  // on a filesystem of its own
 	limits      map[string][]limit                                    // by figure
@@ -108,8 +110,9 @@ func allRows() []row {
 	newPeers := []string{imgfsRWIs, overlayIs, fuseOverlayIs, memfsIs, diskIs}
 	synced := []string{imgfsRWIs, overlayIs, fuseOverlayIs, diskIs}
 	loads := map[string][]limit{
-		untilMounted: {{peer: podmanIs, most: 1.0 / 8}},
-		tarRate:      {{most: 850, atLeast: true}},
+		// 850 MB/s of tar where tar -x has 255.
+		untilMounted: {{peer: podmanIs, most: 1.0 / 8}, {peer: tarIs, most: 0.3}},
+		tarRate:      nil,
 		indexShare:   {{most: 5}},
 	}
 	pulls := map[string][]limit{untilMounted: {
@@ -119,6 +122,17 @@ func allRows() []row {
 		aVerb: {{most: 0.020}}, listed: {{most: 0.050}}, onlyIDs: {{most: 0.050}}, filtered: {{most: 0.050}},
 		looked: {{most: 0.050}}, named: {{most: 0.050}}, removed: {{most: 2}}, collected: {{most: 2}},
 	}
+	examined := map[string][]limit{
+		twoCopies: {{peer: gnuIs, most: 0.5}}, byHash: {{peer: gnuIs, most: 0.5}}, byContent: {{peer: gnuIs, most: 1}},
+		byName: {{peer: gnuIs, most: 2}}, allTimes: {{peer: gnuIs, most: 2}}, allDeleted: {{most: 1}}, allBlamed: nil,
+	}
+	for _, figure := range slices.Collect(maps.Keys(examined)) {
+		examined[figure+whenCold] = []limit{{peer: gnuIs, most: 1}}
+	}
+	examined[allDeleted+whenCold], examined[allBlamed+whenCold] = nil, nil
+	examinedApp := maps.Clone(examined)
+	examinedApp[twoCopies] = append(examined[twoCopies], limit{most: 0.1})
+	examiners := []string{imgfsIs, gnuIs}
 	small := map[string][]limit{indexShare: loads[indexShare]}
 	mounts := alone(limit{most: 0.030})
 	places := map[string][]limit{firstMount: {{most: 0.5}}, laterMount: {{most: 0.030}}}
@@ -134,8 +148,12 @@ func allRows() []row {
 		{name: "mount", group: "load", shape: "many", turn: mountTurn, systems: []string{imgfsIs, imgfsRWIs, overlayIs}, runs: 10, limits: mounts},
 		{name: "first byte", group: "load", shape: "base", turn: firstByteTurn, systems: mountPeers},
 
-		{name: "pull", group: "registry", shape: "app", file: true, turn: pullTurn, systems: []string{imgfsIs, skopeoIs, umociIs, fetchIs, decodeIs}, limits: pulls},
-		{name: "store", group: "registry", turn: storeTurn, systems: []string{imgfsIs}, limits: verbs},
+		{name: "pull", group: "registry", apart: true, shape: "app", file: true, turn: pullTurn, systems: []string{imgfsIs, skopeoIs, umociIs, fetchIs, decodeIs}, limits: pulls},
+		{name: "store", group: "registry", apart: true, turn: storeTurn, systems: []string{imgfsIs}, limits: verbs},
+
+		{name: "examine", group: "forensics", apart: true, shape: "app", turn: examineTurn, systems: examiners, limits: examinedApp},
+		{name: "examine", group: "forensics", apart: true, shape: "deep", turn: examineTurn, systems: examiners, limits: examined},
+		{name: "examine", group: "forensics", apart: true, shape: "many", turn: examineTurn, systems: examiners, limits: examined},
 
 		{name: "read", group: "read", shape: "app", systems: bigPeers, limits: asFast()},
 		{name: "lstat", group: "read", shape: "app", systems: append(bigPeers, fuseOverlayIs), limits: asFast()},
@@ -168,13 +186,13 @@ func allRows() []row {
 }
 
 // chooseRows returns the rows of the given groups and names, in the order of
-// the table: of no group all, of no name all but the long ones, and
-// of no group and name when quick the main ones.
+// the table: of no group all but those apart, of no name all but the long ones,
+// and of no group and name when quick the main ones.
 func chooseRows(groups, names []string, quick bool) ([]row, error) {
 	all := allRows()
 	for _, g := range groups {
 		if !slices.ContainsFunc(all, func(r row) bool { return r.group == g }) {
-			return nil, fmt.Errorf("no such group: %s (hot, load, registry, read, write)", g)
+			return nil, fmt.Errorf("no such group: %s (hot, load, registry, forensics, read, write)", g)
 		}
 	}
 	called := func(r row, name string) bool { return name == r.name || name == r.title() }
@@ -194,7 +212,7 @@ func chooseRows(groups, names []string, quick bool) ([]row, error) {
 		case len(names) > 0:
 			return !slices.ContainsFunc(names, func(name string) bool { return called(r, name) })
 		}
-		return r.long || quick && len(groups) == 0 && len(r.main) == 0
+		return r.long || len(groups) == 0 && (r.apart || quick && len(r.main) == 0)
 	}), nil
 }
 
