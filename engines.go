@@ -255,16 +255,26 @@ func (s *Store) loadable(ctx context.Context, l engine.Location) (*archive.Sourc
 // unproven adds to err, that a layer is not what its diffID says, why it cannot
 // be.
 func unproven(ctx context.Context, l *archive.Layer, err error) error {
-	u, ok := l.Bytes.(interface {
-		Unproven(context.Context) (string, error)
-	})
-	if !ok || !errors.Is(err, ErrDigest) {
-		return err
-	}
-	if why, errWhy := u.Unproven(ctx); errWhy == nil && why != "" {
+	if why := whyUnproven(ctx, l); why != "" && errors.Is(err, ErrDigest) {
 		return fmt.Errorf("%w: it %s", err, why)
 	}
 	return err
+}
+
+// whyUnproven returns why the bytes of a layer cannot be what its diffID says;
+// "" if they can.
+func whyUnproven(ctx context.Context, l *archive.Layer) string {
+	u, ok := l.Bytes.(interface {
+		Unproven(context.Context) (string, error)
+	})
+	if !ok {
+		return ""
+	}
+	why, err := u.Unproven(ctx)
+	if err != nil {
+		return "" // who reads it is told
+	}
+	return why
 }
 
 // An EngineItem is an image, under one of its names, or a container in the

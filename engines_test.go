@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -708,6 +709,32 @@ func TestUnreadableAsUser(t *testing.T) {
 		if strings.Count(said, path+": permission denied") != 2 { // when read, and when verified
 			t.Errorf("%s is named not twice in\n%s", path, said)
 		}
+	}
+}
+
+// TestEvidenceInEngine: a report of what an engine's store has is checked against
+// it, and finds what was changed there.
+func TestEvidenceInEngine(t *testing.T) {
+	root := dockerStore(t, overlayChange(t), engineImage(t))
+	s := openStore(t)
+	e := evidence(t, s, "docker:"+root+":web")
+	results := map[string]int{}
+	for _, i := range e.Sources[0].Items {
+		results[i.Kind+" "+i.Result]++
+	}
+	// What the container and docker itself added have nothing to prove them.
+	if want := map[string]int{"config good": 1, "layer good": 3, "layer noted": 2}; !maps.Equal(results, want) {
+		t.Errorf("items %v, want %v", results, want)
+	}
+	if list := changes(t, s, e); len(list) > 0 {
+		t.Errorf("unchanged, and told: %q", list)
+	}
+	list, err := filepath.Glob(filepath.Join(root, "overlay2/*/diff/bin/miner"))
+	if err != nil || len(list) != 1 || os.WriteFile(list[0], []byte("\x7fELF…!"), 0o755) != nil {
+		t.Fatal(list, err)
+	}
+	if list := changes(t, s, e); len(list) != 1 || !strings.Contains(list[0], "layer") {
+		t.Errorf("a file was changed, and told: %q", list)
 	}
 }
 

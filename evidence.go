@@ -27,6 +27,7 @@ import (
 
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/control/mtab"
 	"github.com/imgfs/imgfs/internal/twosum"
@@ -85,6 +86,10 @@ func (s *Store) evidenceOf(ctx context.Context, arg string, opt EvidenceOptions)
 	if err := wholeImage(arg); err != nil {
 		return nil, err
 	}
+	if l, ok := s.inEngine(arg); ok {
+		x := s.newExaminer(arg, opt)
+		return x.end(x.inEngine(ctx, l))
+	}
 	if !isPath(arg) {
 		x := s.newExaminer(arg, opt)
 		err := x.stored(ctx, arg)
@@ -98,7 +103,7 @@ func (s *Store) evidenceOf(ctx context.Context, arg string, opt EvidenceOptions)
 
 // wholeImage refuses what is less than an image, or shows one in another way.
 func wholeImage(arg string) error {
-	src, path := image.SplitPath(arg, onDisk)
+	src, path := SplitArg(arg)
 	whole, which := cutSelector(src)
 	place, err := mtab.Locate(src)
 	switch {
@@ -502,6 +507,13 @@ func (s *Store) CheckEvidence(ctx context.Context, old *forensics.Evidence, args
 			}
 			x := s.newExaminer(arg, opt)
 			now, err = x.end(x.onDisk(ctx, arg))
+		case was.Kind == "engine":
+			l, ok := engine.Parse(arg, isDir)
+			if !ok || !filepath.IsAbs(l.Root) {
+				return fmt.Errorf("%w: %q is no store of an engine", forensics.ErrNotEvidence, arg)
+			}
+			x := s.newExaminer(arg, opt)
+			now, err = x.end(x.inEngine(ctx, l))
 		default:
 			return fmt.Errorf("%w: a source of kind %.40q", forensics.ErrNotEvidence, was.Kind)
 		}

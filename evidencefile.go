@@ -24,6 +24,7 @@ import (
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
+	"github.com/imgfs/imgfs/image/engine"
 	"github.com/imgfs/imgfs/internal/noatime"
 	"github.com/imgfs/imgfs/internal/term"
 	"github.com/imgfs/imgfs/layerstore"
@@ -267,6 +268,31 @@ func (x *examiner) fileBelow(ctx context.Context, root *os.Root, name string, fi
 	})
 }
 
+// unreadableItem says in item which files of a layer cannot be read, if there
+// are any.
+func unreadableItem(ctx context.Context, item *forensics.EvidenceItem, b archive.Bytes) error {
+	var what []string
+	err := b.EachUnreadable(ctx, func(err error) { what = append(what, err.Error()) })
+	if len(what) > mostUnreadable {
+		what = append(what[:mostUnreadable], fmt.Sprintf("and %d more files", len(what)-mostUnreadable))
+	}
+	if len(what) > 0 {
+		item.Result, item.What = forensics.Bad, "it cannot be read: "+strings.Join(what, "; ")
+	}
+	return err
+}
+
+// inEngine reads an image or a container in the store of another engine, where
+// its layers lie in many files.
+func (x *examiner) inEngine(ctx context.Context, l engine.Location) error {
+	f, err := x.s.findIn(ctx, l, false)
+	if err != nil {
+		return err
+	}
+	x.src.Kind, x.src.Path = "engine", f.where
+	return errors.Join(x.wait(x.images(ctx, f.Source, nil)), f.Close())
+}
+
 // images reads the documents and layers of all images of a source. in is the
 // file that they lie in; nil if they lie in files of their own, or in none that
 // stays.
@@ -336,7 +362,13 @@ func (x *examiner) layerOf(ctx context.Context, name, platform string, k int, l 
 		Kind: "layer", Image: name, Platform: platform, Layer: &k, Size: l.Desc.Size,
 		Digest: string(l.Desc.Digest), DiffID: string(l.DiffID),
 	}
-	if l.Blob == nil {
+	blob, err := l.Section(ctx)
+	if err != nil {
+		item.Result, item.What = forensics.Bad, "it cannot be read: "+err.Error()
+		x.add(item, nil)
+		return
+	}
+	if blob == nil {
 		item.Result, item.What = forensics.Lost, "it is not there"
 		if image.IsForeignType(l.Desc.MediaType) || len(l.Desc.URLs) > 0 {
 			item.Result = forensics.Absent // its maker has it
@@ -344,10 +376,10 @@ func (x *examiner) layerOf(ctx context.Context, name, platform string, k int, l 
 		x.add(item, nil)
 		return
 	}
-	if !x.once("layer", l.Path, l.Offset, l.Blob.Size(), l.Desc.Digest, l.DiffID) {
+	if !x.once("layer", l.Path, l.Offset, blob.Size(), l.Desc.Digest, l.DiffID) {
 		return
 	}
-	at := layerstore.Range{Path: l.Path, Off: l.Offset, Size: l.Blob.Size(), File: in}
+	at := layerstore.Range{Path: l.Path, Off: l.Offset, Size: blob.Size(), File: in}
 	switch {
 	case in != nil:
 		item.Offset = &at.Off
@@ -356,13 +388,22 @@ func (x *examiner) layerOf(ctx context.Context, name, platform string, k int, l 
 	}
 	want := layerstore.Layer{Digest: l.Desc.Digest, DiffID: l.DiffID, MediaType: l.Desc.MediaType, Size: l.Desc.Size}
 	x.add(item, func(t *task) error {
-		if err := x.sum(ctx, &t.items[0], l.Blob, false); err != nil || l.DiffID == "" {
+		if l.Bytes != nil {
+			if err := unreadableItem(ctx, &t.items[0], l.Bytes); err != nil || t.items[0].Result == forensics.Bad {
+				return err
+			}
+		}
+		if err := x.sum(ctx, &t.items[0], blob, false); err != nil || l.DiffID == "" {
 			return err
 		}
 		var kept *layerstore.Kept
 		if at.File != nil {
 			kept = x.s.ls.KeptInPlace(at)
 		}
-		return x.layer(ctx, t, want, l.Blob, kept)
+		err := x.layer(ctx, t, want, blob, kept)
+		if item := &t.items[0]; item.Result == forensics.Bad && l.Bytes != nil && whyUnproven(ctx, l) != "" {
+			item.What += ": it " + whyUnproven(ctx, l)
+		}
+		return err
 	})
 }

@@ -57,7 +57,7 @@ type EvidenceHost struct {
 // image of the store.
 type EvidenceSource struct {
 	Source      string          `json:"source"` // as it was asked for
-	Kind        string          `json:"kind"`   // "file", "directory" or "store"
+	Kind        string          `json:"kind"`   // "file", "directory", "store" or "engine"
 	Path        string          `json:"path"`   // absolute; of "store" the store's root
 	Format      string          `json:"format,omitempty"`
 	Compression string          `json:"compression,omitempty"` // of a file as a whole: offsets are then in what it holds
