@@ -5,13 +5,13 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/index"
 	"github.com/imgfs/imgfs/internal/term"
 	"github.com/imgfs/imgfs/unionfs"
@@ -160,31 +160,22 @@ func blocks(f *unionfs.FS, n *index.Node) (int64, error) {
 // A fileInfo is what ls and stat print of an inode as JSON. Bytes that are
 // not UTF-8 are replaced in a string and told whole by the field …Base64.
 type fileInfo struct {
-	Path         string `json:"path"`
-	PathBase64   string `json:"path_base64,omitempty"`
-	Type         string `json:"type"` // file, directory, symlink, char, block, fifo, socket
-	Mode         string `json:"mode"` // octal, four digits
-	Nlink        uint32 `json:"nlink"`
-	UID          uint32 `json:"uid"`
-	GID          uint32 `json:"gid"`
-	Size         int64  `json:"size"`  // bytes
-	Mtime        string `json:"mtime"` // RFC 3339, UTC
-	Target       string `json:"target,omitempty"`
-	TargetBase64 string `json:"target_base64,omitempty"`
-	Major        uint32 `json:"major,omitempty"`
-	Minor        uint32 `json:"minor,omitempty"`
-	Inode        uint32 `json:"inode"`
-	Layer        int    `json:"layer"` // 0 is the base
+	Path       string `json:"path"`
+	PathBase64 string `json:"path_base64,omitempty"`
+	forensics.FileInfo
+	Major uint32 `json:"major,omitempty"`
+	Minor uint32 `json:"minor,omitempty"`
+	Inode uint32 `json:"inode"`
+	Layer int    `json:"layer"` // 0 is the base
 }
 
 func newFileInfo(path string, e *entry) fileInfo {
 	n := &e.node
 	i := fileInfo{
-		Path: path, PathBase64: term.Base64(path), Type: index.TypeName(n.Mode),
-		Mode: fmt.Sprintf("%04o", n.Mode&0o7777), Nlink: n.Nlink, UID: n.UID, GID: n.GID,
-		Size: n.Size, Mtime: mtime(n).UTC().Format(time.RFC3339Nano),
-		Target: e.target, TargetBase64: term.Base64(e.target),
-		Inode: uint32(e.id), Layer: n.Layer,
+		Path: path, PathBase64: term.Base64(path), Inode: uint32(e.id), Layer: n.Layer,
+		FileInfo: *forensics.NewFileInfo(&forensics.Entry{
+			Mode: n.Mode, Nlink: n.Nlink, UID: n.UID, GID: n.GID, Size: n.Size, Mtime: n.Mtime, MtimeNsec: n.MtimeNsec, Target: e.target, Layer: -1,
+		}),
 	}
 	if isDevice(n) {
 		i.Major, i.Minor = major(n), minor(n)
