@@ -36,6 +36,7 @@ func MountUpper(dir string, u *cow.Upper, opt Options) (*Server, error) {
 		}
 		u.SetPassthrough(depth > 0)
 		v := newTop(u, &opt, depth > 0)
+		v.enforced = set.allowOther
 		return served{raw: v, fs: u.FS(), read: v.read, begin: v.begin, end: v.end, options: topOptions(set, depth)}, nil
 	})
 }
@@ -78,6 +79,7 @@ type top struct {
 	sources []provenance // per layer of the tree; nil = none are shown
 	read    readNodes    // nil unless layers are still to be verified
 
+	enforced     bool // modes hold: the mount is not its user's alone
 	passthrough  bool
 	keepsOpen    bool   // ENOSYS to OPEN means never ask again, and nothing is passed through; known after begin
 	keepsOpenDir bool   // as keepsOpen, of OPENDIR
@@ -256,6 +258,9 @@ func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 	var s cow.SetAttr
 	changes(in, &s)
 	if in.Caller.Uid != 0 {
+		if in.Valid&asks == 0 && v.strangers(in) {
+			return fuse.EPERM
+		}
 		v.dropGroupID(in, &s)
 	} else if v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid&asks == 0 {
 		s.Valid = 0 // root writes: what it takes is gone, setuid and setgid stay
@@ -308,6 +313,26 @@ func changes(in *fuse.SetAttrIn, s *cow.SetAttr) {
 		s.Valid |= cow.SetCtime
 		s.Ctime = timeOf(false, in.Ctime, in.Ctimensec)
 	}
+}
+
+// strangers reports whether in, which asks for nothing, is a chown(2) to no owner
+// and no group by who does not own the file, which would lose setuid or setgid by
+// it. The kernel leaves that to us, where setattr_prepare of Linux says EPERM. A
+// write asks for the same beforehand, so a file that may be open for one is not
+// looked at.
+func (v *top) strangers(in *fuse.SetAttrIn) bool {
+	mayWrite := in.Valid&fuse.FATTR_CTIME == 0
+	if v.passthrough { // the kernel sends no ctime
+		mayWrite = v.files.open(cow.Node(in.NodeId))
+	}
+	var a cow.Attr
+	if !v.enforced || mayWrite || v.u.Attr(cow.Node(in.NodeId), &a) != nil {
+		return false
+	}
+	if a.UID == in.Caller.Uid || a.Mode&syscall.S_IFMT == syscall.S_IFDIR || a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {
+		return false
+	}
+	return a.Mode&syscall.S_ISUID != 0 || a.Mode&syscall.S_IXGRP != 0 || !inGroup(&in.Caller, a.GID)
 }
 
 // dropGroupID adds to s what the kernel does not tell: it has a setgid that lets

@@ -113,6 +113,13 @@ func (t *fileTable) get(fh uint64) *openFile {
 	return t.slots[fh]
 }
 
+// open reports whether n is open.
+func (t *fileTable) open(n cow.Node) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.nodes[n] != nil
+}
+
 // take returns the open file of n with one more reference.
 func (t *fileTable) take(n cow.Node) *openFile {
 	t.mu.Lock()

@@ -64,6 +64,20 @@ var privGroups = []group{
 			as 101 chmod f 777 = EPERM
 			as 101 chown f 101 101 = EPERM
 			lstat f mode = 6777`, nil},
+		{"stays when a stranger asks for no owner", `
+			mknod f file 6777
+			chown f 100 100
+			chmod f 6777
+			as 101 chown f -1 -1 = EPERM
+			lstat f mode = 6777
+			chmod f 2666
+			as 101:101,100 chown f -1 -1
+			lstat f mode = 2666
+			chmod f 777
+			as 101 chown f -1 -1
+			chmod f 6777
+			as 100 chown f -1 -1
+			lstat f mode = 777`, nil},
 		{"setgid without execution by the group means locking", `
 			create f 777
 			write f data
