@@ -124,7 +124,6 @@ func (s *Store) openEngine(ctx context.Context, src string, l engine.Location, b
 		return nil, errors.Join(s.everyUnreadable(ctx, l, base, err), f.Close())
 	}
 	i.where, i.container = f.where, f
-	f.warn(ctx, opt.Warn)
 	return i, nil
 }
 
@@ -173,8 +172,17 @@ func (s *Store) everyUnreadable(ctx context.Context, l engine.Location, base boo
 	return errors.Join(errs...)
 }
 
+// openEngineTold is openEngine that tells what cannot be shown.
+func (s *Store) openEngineTold(ctx context.Context, src string, l engine.Location, opt OpenOptions) (*Image, error) {
+	i, err := s.openEngine(ctx, src, l, false, opt)
+	if err == nil {
+		i.container.warn(opt.Warn)
+	}
+	return i, err
+}
+
 // warn tells what of a container's changes its layer cannot tell.
-func (f *found) warn(ctx context.Context, warn func(string)) {
+func (f *found) warn(warn func(string)) {
 	if warn == nil || f.changes == 0 {
 		return
 	}
@@ -300,7 +308,7 @@ func (s *Store) EngineItems(ctx context.Context, arg string) ([]EngineItem, erro
 	}
 	e, err := s.openStoreOf(ctx, l)
 	if err != nil {
-		return nil, about(arg, err)
+		return nil, about(strings.TrimSuffix(arg, ":"), err)
 	}
 	items, err := e.Items(ctx)
 	if err := errors.Join(err, e.Close()); err != nil {

@@ -93,13 +93,23 @@ func output(t testing.TB, name string, args ...string) string {
 type storage struct {
 	t                 testing.TB
 	root, run, driver string
+	options           []string // of the driver
 }
 
 func newStorage(t testing.TB, driver string) *storage {
 	t.Helper()
 	needEngine(t, "podman", "skopeo")
 	dir := shortDir(t) // podman's runroot has 50 characters at most
-	return &storage{t, filepath.Join(dir, "root"), filepath.Join(dir, "run"), driver}
+	s := &storage{t: t, root: filepath.Join(dir, "root"), run: filepath.Join(dir, "run"), driver: driver}
+	if driver == "fuse-overlayfs" { // overlay, mounted by a program
+		needEngine(t, driver)
+		program, err := exec.LookPath(driver)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.driver, s.options = "overlay", []string{"overlay.mount_program=" + program}
+	}
+	return s
 }
 
 // shortDir is a temporary directory with a short path.
@@ -128,6 +138,9 @@ func shortDir(t testing.TB) string {
 func (s *storage) podman(args ...string) string {
 	s.t.Helper()
 	global := []string{"--root", s.root, "--runroot", s.run, "--storage-driver", s.driver, "--events-backend", "none", "--cgroup-manager", "cgroupfs"}
+	for _, o := range s.options {
+		global = append(global, "--storage-opt", o)
+	}
 	return output(s.t, "podman", append(global, args...)...)
 }
 
@@ -135,7 +148,7 @@ func (s *storage) podman(args ...string) string {
 func (s *storage) add(file, name string) {
 	s.t.Helper()
 	run(s.t, "skopeo", "copy", "-q", "--insecure-policy", "oci-archive:"+file,
-		fmt.Sprintf("containers-storage:[%s@%s+%s]%s", s.driver, s.root, s.run, name))
+		fmt.Sprintf("containers-storage:[%s@%s+%s%s]%s", s.driver, s.root, s.run, strings.Join(append([]string{""}, s.options...), ":"), name))
 }
 
 func (s *storage) arg(name string) string {
@@ -238,7 +251,7 @@ func drift(t *testing.T, s *imgfs.Store, arg string) (got []string) {
 }
 
 func TestContainersStorage(t *testing.T) {
-	for _, driver := range []string{"overlay", "vfs"} {
+	for _, driver := range []string{"overlay", "vfs", "fuse-overlayfs"} {
 		t.Run(driver, func(t *testing.T) {
 			st := newStorage(t, driver)
 			s := openStore(t)

@@ -179,6 +179,11 @@ func (o *stackOpener) layers() error {
 	if err != nil {
 		return err
 	}
+	if f := i.container; f != nil { // no config tells of its layers
+		for _, l := range st.Layers[len(st.Layers)-f.changes:] {
+			l.CreatedBy, l.Created = f.item.Title(), f.item.Created
+		}
+	}
 	for k, h := range c.LayerHistory() {
 		if k < len(st.Layers) {
 			st.Layers[k].CreatedBy = h.CreatedBy

@@ -91,7 +91,7 @@ func (s *Store) openSource(ctx context.Context, src string, stdin io.Reader, opt
 		return s.openFile(ctx, src, opt)
 	}
 	if l, ok := s.inEngine(src); ok {
-		return s.openEngine(ctx, src, l, false, opt)
+		return s.openEngineTold(ctx, src, l, opt)
 	}
 	for again := 0; ; again++ {
 		rec, name, err := s.findOrPull(ctx, src, opt)

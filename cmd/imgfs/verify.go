@@ -32,11 +32,12 @@ or damaged is fetched from the registry that the image's name speaks of. The
 exit code is 0 if everything is good then.
 
 With --evidence it reads images of the store, image files, OCI layouts and what
-other engines have (docker:NAME, see imgfs drift) whole and writes a report of what they are: the size and sha256 of the file, of all
-in it, of each layer as shipped and uncompressed, by which tool, when, where and
-as whom, and a seal over all that. What is examined is opened for reading only,
-and what is derived of it goes to the store (--root). The seal is printed, to be
-noted or signed elsewhere: who can change a report can seal it anew.
+other engines have (docker:NAME, see imgfs images --store) whole and writes a
+report of what they are: the size and sha256 of the file, of all in it, of each
+layer as shipped and uncompressed, by which tool, when, where and as whom, and a
+seal over all that. What is examined is opened for reading only, and what is
+derived of it goes to the store (--root). The seal is printed, to be noted or
+signed elsewhere: who can change a report can seal it anew.
 
 --check REPORT reads all again that a report names, or FILE… in its place, and
 tells what is not as it says; the exit code is then 1, as for a seal that does

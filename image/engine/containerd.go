@@ -47,7 +47,7 @@ const (
 func openContainerd(ctx context.Context, root *dir, opt *Options) (driver, error) {
 	b, file, err := copyBolt(ctx, root, metaDB, opt.Temp)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: not a store of containerd: %w", root.path, image.ErrNotFound)
+		return nil, notStore(root, Containerd)
 	}
 	if err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ type dirTar struct {
 	store *dir
 	name  string // of the directory in the store
 	base  string // a directory of the same form that this is a changed copy of; "" = of none
+	owner owner  // of a user's own store: who is root there
 	dotWh bool   // who wrote it marks by names, as a layer does, where it cannot make devices
 	opt   *Options
 
@@ -326,6 +327,8 @@ func (w *dirWalk) names(d *dir, at string) (below []string, err error) {
 // name adds one name of the directory at; isDir tells that there is more below.
 func (w *dirWalk) name(f *found, base *dir, at, name string) (isDir bool, err error) {
 	switch {
+	case strings.HasPrefix(name, w.t.opt.Whiteout) && w.t.dotWh && f.isWhiteout():
+		return false, nil // fuse-overlayfs hid a mark of its own
 	case strings.HasPrefix(name, w.t.opt.Whiteout):
 		if w.t.dotWh && f.typ() == unix.S_IFREG && f.st.Size == 0 {
 			return false, w.mark(f.path)
@@ -385,6 +388,14 @@ func (w *dirWalk) entry(f *found) error {
 	h := &tar.Header{
 		Name: f.path, Mode: int64(f.st.Mode & 0o7777), Uid: int(f.st.Uid), Gid: int(f.st.Gid),
 		ModTime: time.Unix(f.st.Mtim.Unix()),
+	}
+	if w.t.owner.uid != 0 {
+		if f.st.Uid == w.t.owner.uid {
+			h.Uid = 0
+		}
+		if f.st.Gid == w.t.owner.gid {
+			h.Gid = 0
+		}
 	}
 	w.identify(f)
 	mode := w.override(f, h)

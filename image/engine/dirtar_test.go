@@ -167,6 +167,9 @@ func TestDirTarProblems(t *testing.T) {
 func TestDirTarMarksByName(t *testing.T) {
 	d, dir := dirLayer(t, true)
 	p := func(name string) string { return filepath.Join(dir, name) }
+	if os.Geteuid() == 0 {
+		must(t, unix.Mknod(p("WH.mark"), unix.S_IFCHR, 0))
+	}
 	must(t, os.WriteFile(p("WH.gone"), nil, 0o600), os.WriteFile(p("WH.file"), []byte("x"), 0o600),
 		os.WriteFile(p("f"), []byte("x"), 0o600), unix.Lsetxattr(p("f"), "user.containers.override_stat", []byte("7:8:04711"), 0))
 	raw, err := wholeOf(d)
@@ -178,6 +181,29 @@ func TestDirTarMarksByName(t *testing.T) {
 	}
 	if len(Problems(d)) != 1 {
 		t.Errorf("problems: %v", Problems(d))
+	}
+}
+
+// TestDirTarOfUser: in a user's own store that user is root; others are as the
+// host has them.
+func TestDirTarOfUser(t *testing.T) {
+	needRoot(t)
+	d, dir := dirLayer(t, false)
+	d.owner = owner{1000, 1001}
+	must(t, os.WriteFile(dir+"/own", nil, 0o600), os.Chown(dir+"/own", 1000, 1001), os.WriteFile(dir+"/other", nil, 0o600), os.Chown(dir+"/other", 100998, 1001))
+	raw, err := wholeOf(d)
+	must(t, err)
+	got := map[string]string{}
+	for r := tar.NewReader(bytes.NewReader(raw)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		must(t, err)
+		got[h.Name] = fmt.Sprintf("%d:%d", h.Uid, h.Gid)
+	}
+	if got["own"] != "0:0" || got["other"] != "100998:0" {
+		t.Errorf("owners %v", got)
 	}
 }
 

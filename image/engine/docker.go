@@ -39,7 +39,11 @@ type unpackedForm struct {
 	diff   func(id string) string // the directory of a layer
 	copied bool                   // each layer is a whole copy of what is below it
 	dotWh  bool                   // whiteouts may be names
+	owner  owner                  // of a user's own store: who is root in its containers
 }
+
+// An owner is a user and a group of the host.
+type owner struct{ uid, gid uint32 }
 
 // dockerForms are the drivers that can be read, by their names.
 var dockerForms = map[string]unpackedForm{
@@ -77,7 +81,7 @@ func openDocker(root *dir, opt *Options) (driver, error) {
 	case root.has("engine-id") || root.has("containers"):
 		return nil, fmt.Errorf("%s: docker has no images of its own here; it may keep them in containerd: %s:%s", root.path, Containerd, DefaultRoot(Containerd))
 	}
-	return nil, fmt.Errorf("%s: not a store of docker: %w", root.path, image.ErrNotFound)
+	return nil, notStore(root, Docker)
 }
 
 func (s *dockerStore) Close() error { return nil }

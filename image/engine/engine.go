@@ -96,6 +96,37 @@ func Open(ctx context.Context, l Location, opt Options) (*Store, error) {
 	return s, nil
 }
 
+// A notStoreError says that a directory is no store of the kind it was taken
+// for. It is image.ErrNotFound.
+type notStoreError struct {
+	path, kind, other string
+}
+
+func notStore(root *dir, kind Kind) error {
+	e := &notStoreError{path: root.path, kind: string(kind)}
+	for _, is := range []struct {
+		kind Kind
+		has  string
+	}{
+		{Docker, "image/overlay2"}, {Containerd, metaDB}, {Storage, "overlay-images"}, {Storage, "vfs-images"},
+	} {
+		if is.kind != kind && root.has(is.has) {
+			e.other = string(is.kind)
+		}
+	}
+	return e
+}
+
+func (e *notStoreError) Error() string {
+	text := fmt.Sprintf("%s: not a store of %s", e.path, e.kind)
+	if e.other != "" {
+		text += fmt.Sprintf(", but one of %s (%s:%s)", e.other, e.other, e.path)
+	}
+	return text
+}
+
+func (e *notStoreError) Unwrap() error { return image.ErrNotFound }
+
 // Location says where the store is and what was asked for, with an absolute
 // root.
 func (s *Store) Location() Location { return s.at }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
@@ -62,12 +63,17 @@ func openStorage(root *dir, opt *Options) (driver, error) {
 			by, err := root.read("overlay/.has-mount-program", 16)
 			form.dotWh = err == nil && strings.TrimSpace(string(by)) == "true"
 		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(root.f.Fd()), &st); err != nil {
+			return nil, err
+		}
+		form.owner = owner{st.Uid, st.Gid}
 		return &storageStore{root: root, opt: opt, driver: driver, form: form}, nil
 	}
 	if len(other) > 0 {
 		return nil, fmt.Errorf("%s: of the drivers of containers-storage overlay and vfs can be read, not %s", root.path, strings.Join(other, ", "))
 	}
-	return nil, fmt.Errorf("%s: not a store of containers-storage: %w", root.path, image.ErrNotFound)
+	return nil, notStore(root, Storage)
 }
 
 func (s *storageStore) Close() error { return nil }
@@ -298,7 +304,7 @@ func (s *storageStore) changes(_ context.Context, i *Item) ([]archive.Layer, err
 	}
 	var list []archive.Layer
 	for k := len(below); k < len(chain); k++ {
-		t := &dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, opt: s.opt}
+		t := &dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, owner: s.form.owner, opt: s.opt}
 		if s.form.copied && k > 0 {
 			t.base = s.form.diff(chain[k-1].ID)
 		}
