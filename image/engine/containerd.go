@@ -278,22 +278,40 @@ func (s *containerdStore) changes(ctx context.Context, i *Item) ([]archive.Layer
 		return nil, fmt.Errorf("container %s: snapshotter %s: %w", i.ID, c.snapshotter, err)
 	}
 	defer file.Close()
-	snapshot, err := db.top().sub("v1", "snapshots", name)
+	dirs, err := snapshotDirs(db, at, name)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.root.join(at), err)
+		return nil, fmt.Errorf("container %s: %s: %w", i.ID, s.root.join(at), err)
 	}
-	raw, err := snapshot.get("id")
-	if err != nil {
-		return nil, err
-	}
-	id, n := binary.Uvarint(raw)
-	if n <= 0 {
-		return nil, malformed("container %s: there is no snapshot %.200q", i.ID, name)
-	}
-	t := &dirTar{store: s.root, name: path.Join(at, "snapshots", strconv.FormatUint(id, 10), "fs"), opt: s.opt}
+	t := &dirTar{store: s.root, name: dirs[0], lower: dirs[1:], opt: s.opt}
 	if !s.root.has(t.name) {
 		return nil, fmt.Errorf("container %s: of containerd's snapshotters overlayfs can be read, not %s", i.ID, c.snapshotter)
 	}
 	t.dotWh = c.snapshotter == "fuse-overlayfs"
 	return []archive.Layer{changed(t)}, nil
+}
+
+// snapshotDirs returns the directories of a snapshot and of those that it
+// stands on, the topmost first. at is the snapshotter's directory.
+func snapshotDirs(db *bolt, at, name string) (list []string, err error) {
+	for name != "" {
+		b, err := db.top().sub("v1", "snapshots", name)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := b.get("id")
+		if err != nil {
+			return nil, err
+		}
+		id, n := binary.Uvarint(raw)
+		if n <= 0 {
+			return nil, malformed("there is no snapshot %.200q", name)
+		}
+		if list = append(list, path.Join(at, "snapshots", strconv.FormatUint(id, 10), "fs")); len(list) > maxBelow {
+			return nil, malformed("snapshot %.200q stands on over %d others", name, maxBelow)
+		}
+		if name, err = readText(b, "parent"); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }

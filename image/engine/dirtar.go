@@ -33,10 +33,11 @@ import (
 // changed after that the content cannot be read any more.
 type dirTar struct {
 	store *dir
-	name  string // of the directory in the store
-	base  string // a directory of the same form that this is a changed copy of; "" = of none
-	owner owner  // of a user's own store: who is root there
-	dotWh bool   // who wrote it marks by names, as a layer does, where it cannot make devices
+	name  string   // of the directory in the store
+	base  string   // a directory of the same form that this is a changed copy of; "" = of none
+	lower []string // the directories below it, the topmost first
+	owner owner    // of a user's own store: who is root there
+	dotWh bool     // who wrote it marks by names, as a layer does, where it cannot make devices
 	opt   *Options
 
 	mu       sync.Mutex
@@ -126,6 +127,7 @@ func (t *dirTar) makeLocked(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}
+	p.store = t.store
 	w := &dirWalk{t: t, ctx: ctx, root: root, p: p, first: make(map[[2]uint64]string), sum: sha256.New()}
 	if t.base != "" {
 		if w.base, err = t.store.sub(t.base); err == nil {
@@ -184,12 +186,18 @@ func (f *found) typ() uint32 { return f.st.Mode & unix.S_IFMT }
 // has reports whether an xattr of overlayfs or fuse-overlayfs has a value; "*"
 // is any.
 func (f *found) has(name, value string) bool {
+	got, ok := f.xattr(name)
+	return ok && (value == "*" || got == value)
+}
+
+// xattr returns an xattr of overlayfs or fuse-overlayfs.
+func (f *found) xattr(name string) (value string, ok bool) {
 	for _, space := range []string{"trusted.overlay.", "user.overlay.", "user.fuseoverlayfs."} {
-		if got, ok := f.xattrs[space+name]; ok && (value == "*" || got == value) {
-			return true
+		if value, ok = f.xattrs[space+name]; ok {
+			return value, true
 		}
 	}
-	return false
+	return "", false
 }
 
 // isWhiteout reports whether it stands for a name that is gone.
@@ -229,16 +237,21 @@ func look(d *dir, name, at string) (*found, error) {
 		f.target = string(buf[:n])
 	}
 	var err error
-	if f.xattrs, err = xattrsOf(fmt.Sprintf("/proc/self/fd/%d/%s", fd, name)); err != nil {
+	if f.xattrs, err = xattrsOf(fmt.Sprintf("/proc/self/fd/%d/%s", fd, name), true); err != nil {
 		err = &fs.PathError{Op: "getxattr", Path: d.join(name), Err: err}
 	}
 	return f, err
 }
 
-// xattrsOf returns the xattrs of what is at a path, a symlink not followed.
-func xattrsOf(path string) (map[string]string, error) {
+// xattrsOf returns the xattrs of what is at a path, a symlink there followed or,
+// with link, not.
+func xattrsOf(path string, link bool) (map[string]string, error) {
+	list, get := unix.Listxattr, unix.Getxattr
+	if link {
+		list, get = unix.Llistxattr, unix.Lgetxattr
+	}
 	buf := make([]byte, 64<<10)
-	n, err := unix.Llistxattr(path, buf)
+	n, err := list(path, buf)
 	if err == unix.ENOTSUP || n == 0 && err == nil {
 		return nil, nil
 	}
@@ -248,7 +261,7 @@ func xattrsOf(path string) (map[string]string, error) {
 	all, total := make(map[string]string), 0
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		value := make([]byte, 64<<10)
-		n, err := unix.Lgetxattr(path, name, value)
+		n, err := get(path, name, value)
 		if err == unix.ENODATA || err == unix.EPERM || err == unix.EACCES {
 			continue
 		}
@@ -451,19 +464,58 @@ func (w *dirWalk) directory(f *found, h *tar.Header) error {
 
 // file adds a regular file with its content.
 func (w *dirWalk) file(f *found, h *tar.Header) error {
-	st := stampOf(&f.st)
+	flags, name, st := byte(0), f.path, stampOf(&f.st)
 	if f.has("metacopy", "*") {
-		w.problem(f.path, "only its attributes were changed, and its content is in a lower layer (overlayfs metacopy)")
-		st = elsewhere
+		flags = fromStore
+		var ok bool
+		if name, st, ok = w.below(f); !ok {
+			w.problem(f.path, "only its attributes were changed, and its content is not found below it (overlayfs metacopy)")
+			flags, name, st = 0, f.path, elsewhere
+		}
 	}
 	h.Size = f.st.Size
 	if err := w.header(h); err != nil {
 		return err
 	}
-	if err := w.p.file(f.path, h.Size, st); err != nil {
+	if err := w.p.fileOf(flags, name, h.Size, st); err != nil {
 		return err
 	}
 	return w.p.raw(make([]byte, -h.Size&511))
+}
+
+// below finds the file of a lower layer that has the content of f, of which
+// overlayfs copied the attributes alone. Its name is one in the store.
+func (w *dirWalk) below(f *found) (name string, st stamp, ok bool) {
+	at := f.path
+	if to, moved := f.xattr("redirect"); moved {
+		if at = path.Clean("/" + to); !strings.HasPrefix(to, "/") {
+			at = path.Join(path.Dir(f.path), path.Base(to))
+		}
+	}
+	for _, lower := range w.t.lower {
+		name = path.Join(lower, path.Clean("/"+at))
+		file, err := w.t.store.openAt(name, unix.O_PATH, strictly)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", st, false
+		}
+		var l found
+		err = unix.Fstat(int(file.Fd()), &l.st)
+		if err == nil {
+			l.xattrs, err = xattrsOf(fmt.Sprintf("/proc/self/fd/%d", file.Fd()), false)
+		}
+		file.Close()
+		switch {
+		case err != nil, l.typ() != unix.S_IFREG:
+			return "", st, false
+		case l.has("metacopy", "*"): // as it is there, too
+			continue
+		}
+		return name, stampOf(&l.st), l.st.Size == f.st.Size
+	}
+	return "", st, false
 }
 
 // header adds a header, by which the tar is known, too.

@@ -162,6 +162,32 @@ func TestDirTarProblems(t *testing.T) {
 	}
 }
 
+// TestDirTarMetacopy: a file of which the attributes alone were copied has the
+// content that the first layer below has of it.
+func TestDirTarMetacopy(t *testing.T) {
+	needRoot(t)
+	d, dir := dirLayer(t, false)
+	root := filepath.Dir(dir)
+	must(t, os.Mkdir(root+"/one", 0o755), os.MkdirAll(root+"/two/old", 0o755), os.WriteFile(root+"/two/a", []byte("two"), 0o600),
+		os.WriteFile(root+"/one/a", []byte("one"), 0o600), os.WriteFile(root+"/two/old/name", []byte("old"), 0o600))
+	for name, redirect := range map[string]string{"a": "", "moved": "/old/name"} {
+		must(t, os.WriteFile(dir+"/"+name, nil, 0o755), os.Truncate(dir+"/"+name, 3), unix.Lsetxattr(dir+"/"+name, "trusted.overlay.metacopy", nil, 0))
+		if redirect != "" {
+			must(t, unix.Lsetxattr(dir+"/"+name, "trusted.overlay.redirect", []byte(redirect), 0))
+		}
+	}
+	d.lower = []string{"one", "two"}
+	raw, err := wholeOf(d)
+	must(t, err)
+	want := "5 ./ 0755\n0 a 0755 \"one\"\n0 moved 0755 \"old\""
+	if got := listTar(t, raw); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if problems := Problems(d); len(problems) != 0 {
+		t.Errorf("problems: %v", problems)
+	}
+}
+
 // TestDirTarMarksByName: where fuse-overlayfs cannot make a device it marks by
 // names, as a layer does.
 func TestDirTarMarksByName(t *testing.T) {

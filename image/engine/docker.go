@@ -257,37 +257,45 @@ func (s *dockerStore) changes(_ context.Context, i *Item) (list []archive.Layer,
 		}
 		ids = []string{init, top}
 	}
-	below := ""
-	if s.form.copied {
-		if below, err = s.parentCache(mount); err != nil {
-			return nil, err
-		}
+	lower, err := s.lower(mount)
+	if err != nil {
+		return nil, err
 	}
 	for _, id := range ids {
-		t := &dirTar{store: s.root, name: s.form.diff(id), base: below, dotWh: s.form.dotWh, opt: s.opt}
-		if s.form.copied {
-			below = t.name
+		t := &dirTar{store: s.root, name: s.form.diff(id), lower: lower, dotWh: s.form.dotWh, opt: s.opt}
+		if s.form.copied && len(lower) > 0 {
+			t.base = lower[0]
 		}
+		lower = append([]string{t.name}, lower...)
 		list = append(list, changed(t))
 	}
 	return list, nil
 }
 
-// parentCache returns the directory of the image's last layer, "" if it has none.
-func (s *dockerStore) parentCache(mount string) (string, error) {
-	raw, err := s.root.read(path.Join(mount, "parent"), 256)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+// lower returns the directories of the layers that what is at a place of the
+// layerdb stands on, the topmost first.
+func (s *dockerStore) lower(at string) (list []string, err error) {
+	for {
+		raw, err := s.root.read(path.Join(at, "parent"), 256)
+		if errors.Is(err, fs.ErrNotExist) {
+			return list, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		chain := digest.Digest(strings.TrimSpace(string(raw)))
+		if err := image.ValidateDigest(chain); err != nil {
+			return nil, err
+		}
+		if len(list) == maxBelow {
+			return nil, malformed("%s: stands on over %d layers", s.root.join(at), maxBelow)
+		}
+		cache, err := s.cacheID(s.layer(chain, "cache-id"))
+		if err != nil {
+			return nil, err
+		}
+		list, at = append(list, s.form.diff(cache)), s.layer(chain, "")
 	}
-	if err != nil {
-		return "", err
-	}
-	chain := digest.Digest(strings.TrimSpace(string(raw)))
-	if err := image.ValidateDigest(chain); err != nil {
-		return "", err
-	}
-	cache, err := s.cacheID(s.layer(chain, "cache-id"))
-	return s.form.diff(cache), err
 }
 
 // changed returns the layer that a directory tar is.

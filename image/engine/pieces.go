@@ -30,12 +30,13 @@ const (
 // Of each piece two numbers are in memory; the names of files are in the
 // temporary file, too, as records:
 //
-//	0  1  1 if a stamp follows
+//	0  1  flags: 1 a stamp follows, 2 the name is one in the store
 //	…  40 stamp: device, inode, size, mtime, ctime
 //	…  2  length of the name
 //	…  …  name
 type pieces struct {
-	root *dir // of the files
+	root  *dir // of the files
+	store *dir // of files that lie elsewhere; nil if there are none
 
 	offs []int64 // of each piece in the tar, rising
 	refs []int64 // >= 0: where its bytes are in the spool; else ^ of where its record is
@@ -75,7 +76,12 @@ func (p *pieces) raw(b []byte) error {
 
 // file adds the content of a file: size bytes. A zero st stands for any file
 // of that size.
-func (p *pieces) file(name string, size int64, st stamp) error {
+func (p *pieces) file(name string, size int64, st stamp) error { return p.fileOf(0, name, size, st) }
+
+// fromStore is the flag of a file whose name is one in the store.
+const fromStore = 2
+
+func (p *pieces) fileOf(flags byte, name string, size int64, st stamp) error {
 	switch {
 	case size < 0:
 		return malformed("%.200q has %d bytes", name, size)
@@ -87,9 +93,9 @@ func (p *pieces) file(name string, size int64, st stamp) error {
 	if err := p.piece(^p.spooled); err != nil {
 		return err
 	}
-	record := []byte{0}
+	record := []byte{flags}
 	if st != (stamp{}) {
-		record[0] = 1
+		record[0] |= 1
 		for _, n := range []int64{st.Dev, st.Ino, st.Size, st.Mtime, st.Ctime} {
 			record = binary.LittleEndian.AppendUint64(record, uint64(n))
 		}
@@ -207,23 +213,23 @@ func readFull(r io.ReaderAt, b []byte, off int64) error {
 	return err
 }
 
-// record returns the name and the stamp of the file of piece k.
-func (p *pieces) record(k int) (name string, st stamp, err error) {
+// record returns what is noted of the file of piece k.
+func (p *pieces) record(k int) (flags byte, name string, st stamp, err error) {
 	at := ^p.refs[k]
 	head := make([]byte, 1+40+2)
 	n, err := p.spool.ReadAt(head, at)
 	if err != nil && err != io.EOF || n < 3 {
-		return "", st, errors.Join(err, io.ErrUnexpectedEOF)
+		return 0, "", st, errors.Join(err, io.ErrUnexpectedEOF)
 	}
 	lenAt := 1
-	if head[0] == 1 {
+	if head[0]&1 != 0 {
 		num := func(i int) int64 { return int64(binary.LittleEndian.Uint64(head[1+8*i:])) }
 		st = stamp{num(0), num(1), num(2), num(3), num(4)}
 		lenAt = 41
 	}
 	b := make([]byte, binary.LittleEndian.Uint16(head[lenAt:]))
 	err = readFull(p.spool, b, at+int64(lenAt)+2)
-	return string(b), st, err
+	return head[0], string(b), st, err
 }
 
 // elsewhere is the stamp of a file whose content the directory does not have.
@@ -231,15 +237,19 @@ var elsewhere = stamp{Ino: -1}
 
 // openFile opens the file of piece k, which must have size bytes.
 func (p *pieces) openFile(k int, size int64) (*os.File, error) {
-	name, want, err := p.record(k)
+	flags, name, want, err := p.record(k)
 	if err != nil {
 		return nil, err
 	}
-	host := p.root.join(name)
+	root, resolve := p.root, uint64(inside)
+	if flags&fromStore != 0 {
+		root, resolve = p.store, strictly
+	}
+	host := root.join(name)
 	if want == elsewhere {
 		return nil, &UnreadableError{host, errors.New("its content is in a lower layer (overlayfs metacopy)")}
 	}
-	f, err := p.root.openAt(name, unix.O_RDONLY, inside)
+	f, err := root.openAt(name, unix.O_RDONLY, resolve)
 	if err != nil {
 		return nil, unreadable(host, err)
 	}

@@ -305,6 +305,9 @@ func (s *storageStore) changes(_ context.Context, i *Item) ([]archive.Layer, err
 	var list []archive.Layer
 	for k := len(below); k < len(chain); k++ {
 		t := &dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, owner: s.form.owner, opt: s.opt}
+		for below := k - 1; below >= 0; below-- {
+			t.lower = append(t.lower, s.form.diff(chain[below].ID))
+		}
 		if s.form.copied && k > 0 {
 			t.base = s.form.diff(chain[k-1].ID)
 		}
