@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -433,6 +434,9 @@ func TestContainerd(t *testing.T) {
 		var got []string
 		for _, i := range items {
 			got = append(got, fmt.Sprintf("%s %s %v %d", i.Namespace, i.Repository, i.Container, i.Containers))
+			if !i.Container && i.Size < 20000 { // as its snapshots say
+				t.Errorf("%s has %d bytes", i.Repository, i.Size)
+			}
 			if i.Namespace == "other" {
 				sameImage(t, s, arg+":"+string(i.ID), tinyName)
 			}
@@ -538,6 +542,24 @@ func TestDockerStore(t *testing.T) {
 			t.Errorf("a name that is not there: %v", err)
 		}
 	})
+}
+
+// TestImageCalledLikeAnEngine: docker:24 is that image where imgfs's store has
+// it, and nothing else is asked for it.
+func TestImageCalledLikeAnEngine(t *testing.T) {
+	s := openStore(t)
+	mustLoad(t, s, textImage(t, "docker.io/library/docker:24", "gzip", "a=1"))
+	for _, arg := range []string{"docker:24", "docker:24:/a", "docker:24#0"} {
+		if got := paths(t, openStack(t, s, arg)); !strings.HasPrefix(got, "/") {
+			t.Errorf("%s: %s", arg, got)
+		}
+	}
+	if _, err := s.Copy(context.Background(), "docker:24", "oci:"+t.TempDir()+"/x", imgfs.CopyOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.OpenImage(context.Background(), "docker:none", nil, imgfs.OpenOptions{}); !errors.Is(err, image.ErrNotFound) && !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("a name that neither has: %v", err)
+	}
 }
 
 // TestDockerStoreMoved: all is found from the directory that is named, as on a

@@ -37,6 +37,8 @@ type containerdStore struct {
 	meta    *bucket // "v1" of meta.db
 	blobs   *archive.BlobDir
 	closers []io.Closer
+
+	sizes *bucket // "v1", "snapshots" of the usual snapshotter; nil if it cannot be had
 }
 
 const (
@@ -72,7 +74,8 @@ type containerdContainer struct {
 	snapshotter, key string
 }
 
-func (s *containerdStore) items(context.Context) (list []*Item, err error) {
+func (s *containerdStore) items(ctx context.Context) (list []*Item, err error) {
+	s.openSizes(ctx)
 	err = s.meta.each(func(e element) error {
 		if !e.isBucket {
 			return nil
@@ -116,6 +119,7 @@ func (s *containerdStore) images(space *bucket, namespace string) (list []*Item,
 			if m, err := s.chosen(d); err == nil {
 				i.ID = string(m.Config.Desc.Digest)
 				i.describe(m.Parsed)
+				i.Size = s.size(space, m.Parsed)
 			}
 			at[d.Digest] = i
 			list = append(list, i)
@@ -132,6 +136,40 @@ func (s *containerdStore) images(space *bucket, namespace string) (list []*Item,
 		return nil
 	})
 	return list, err
+}
+
+// usual is the snapshotter that unpacks images unless somebody says otherwise.
+const usual = "overlayfs"
+
+// openSizes opens what tells how large unpacked layers are. Without it no size
+// is known.
+func (s *containerdStore) openSizes(ctx context.Context) {
+	if s.sizes != nil {
+		return
+	}
+	db, file, err := copyBolt(ctx, s.root, "io.containerd.snapshotter.v1."+usual+"/metadata.db", s.opt.Temp)
+	if err != nil {
+		return
+	}
+	s.closers = append(s.closers, file)
+	s.sizes, _ = db.top().sub("v1", "snapshots") // nil if it is damaged
+}
+
+// size returns what the unpacked layers of an image take together, -1 if that
+// is not known.
+func (s *containerdStore) size(space *bucket, c *image.Config) (sum int64) {
+	for _, chain := range image.ChainIDs(c.RootFS.DiffIDs) {
+		of, err1 := space.sub("snapshots", usual, string(chain))
+		name, err2 := readText(of, "name")
+		b, err3 := s.sizes.sub(name)
+		raw, err4 := b.get("size")
+		n, digits := binary.Uvarint(raw)
+		if errors.Join(err1, err2, err3, err4) != nil || digits <= 0 || n > maxTar {
+			return -1
+		}
+		sum += int64(n)
+	}
+	return sum
 }
 
 // eachBucket calls f for the buckets in b.
