@@ -347,6 +347,47 @@ func (s *Store) EngineItems(ctx context.Context, arg string) ([]EngineItem, erro
 	return list, nil
 }
 
+// EngineNames returns the arguments that begin with word and name something in
+// an engine's store: KIND:[ROOT:]NAME. Where there is no such store there are
+// none. With containers alone, those.
+func (s *Store) EngineNames(ctx context.Context, word string, containers bool) (list []string) {
+	l, ok := engine.Parse(word, isDir)
+	if kind, rest, _ := strings.Cut(word, ":"); !ok && rest == "" && slices.Contains(engine.Kinds, engine.Kind(kind)) {
+		l, ok = engine.Location{Kind: engine.Kind(kind)}, true
+	}
+	if !ok {
+		return nil
+	}
+	e, err := s.openStoreOf(ctx, l)
+	if err != nil {
+		return nil
+	}
+	defer e.Close() // it was only read
+	items, err := e.Items(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, i := range items {
+		if containers && !i.Container {
+			continue
+		}
+		names := i.Names
+		if len(names) == 0 {
+			names = []string{i.ID}
+		}
+		for _, name := range names {
+			if r, err := image.ParseReference(name); err == nil && !i.Container {
+				name = r.Familiar()
+			}
+			l.Name = name
+			if arg := l.String(); strings.HasPrefix(arg, word) {
+				list = append(list, arg)
+			}
+		}
+	}
+	return list
+}
+
 // A NotContainerError says that what was asked for is an image, which has not
 // drifted from anything.
 type NotContainerError struct{ Arg string }

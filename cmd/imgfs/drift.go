@@ -146,6 +146,11 @@ func (a *app) driftArgs(c *cobra.Command, args []string, word string) ([]string,
 		}
 		return names, directive
 	}
+	if st, err := a.store(); err == nil {
+		if names := st.EngineNames(c.Context(), word, true); names != nil {
+			return names, cobra.ShellCompDirectiveDefault
+		}
+	}
 	var list []string
 	for _, kind := range []string{"docker:", "containerd:", "containers-storage:", "upper:"} {
 		if strings.HasPrefix(kind, word) {

@@ -195,6 +195,9 @@ func (a *app) imageNames(c *cobra.Command, _ []string, prefix string) ([]string,
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
+	if names := st.EngineNames(c.Context(), prefix, false); names != nil {
+		return names, cobra.ShellCompDirectiveDefault
+	}
 	images, err := st.Images(c.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveDefault
