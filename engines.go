@@ -68,6 +68,7 @@ func thereToOpen(where string) bool {
 func (s *Store) openStoreOf(ctx context.Context, l engine.Location) (*engine.Store, error) {
 	e, err := engine.Open(ctx, l, engine.Options{
 		Temp: s.tempFile, Whiteout: index.WhiteoutPrefix, Opaque: index.OpaqueMarker,
+		Root: os.Geteuid() == 0 && !inUserNamespace(),
 	})
 	if err != nil && l.Root == "" {
 		err = about(engine.DefaultRoot(l.Kind), err)

@@ -726,6 +726,14 @@ func TestHelperVerify(t *testing.T) {
 	}
 	_, err = s.OpenImage(context.Background(), arg, nil, imgfs.OpenOptions{Verify: true})
 	fmt.Printf("denied %v: %v\n", errors.Is(err, os.ErrPermission), err)
+	warn := func(line string) { fmt.Println("warned:", line) }
+	web := strings.TrimSuffix(arg, "odd:1") + "web"
+	if i, err = s.OpenImage(context.Background(), web, nil, imgfs.OpenOptions{LoadOptions: imgfs.LoadOptions{Warn: warn}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestUnreadableAsUser: who lacks the right to read some files is told which,
@@ -763,7 +771,7 @@ func TestUnreadableAsUser(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	said := string(out)
-	if strings.Count(said, "cannot read ") != 2 || !strings.Contains(said, "denied true: ") {
+	if strings.Count(said, "cannot read ") != 2 || !strings.Contains(said, "denied true: ") || !strings.Contains(said, "only root can read which directories") {
 		t.Errorf("said\n%s", said)
 	}
 	for _, path := range closed {

@@ -320,7 +320,11 @@ func (s *containerdStore) changes(ctx context.Context, i *Item) ([]archive.Layer
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %s: %w", i.ID, s.root.join(at), err)
 	}
-	t := &dirTar{store: s.root, name: dirs[0], lower: dirs[1:], opt: s.opt}
+	by, err := s.root.owner()
+	if err != nil {
+		return nil, err
+	}
+	t := &dirTar{store: s.root, name: dirs[0], lower: dirs[1:], owner: by, opt: s.opt}
 	if !s.root.has(t.name) {
 		return nil, fmt.Errorf("container %s: of containerd's snapshotters overlayfs can be read, not %s", i.ID, c.snapshotter)
 	}

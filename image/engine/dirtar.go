@@ -176,6 +176,9 @@ func (w *dirWalk) walk() error {
 	if err != nil {
 		return err
 	}
+	if !w.t.opt.Root && w.t.owner.uid == 0 && w.base == nil {
+		w.problem("", "only root can read which directories replaced others (trusted.overlay.opaque): they are shown with what they replaced")
+	}
 	if err := w.entry(f); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // testOptions spell whiteouts in a way of their own, so that nothing else can.
-var testOptions = Options{Temp: tempFile, Whiteout: "WH.", Opaque: "OPAQUE"}
+var testOptions = Options{Temp: tempFile, Whiteout: "WH.", Opaque: "OPAQUE", Root: os.Geteuid() == 0}
 
 func dirLayer(t testing.TB, dotWh bool) (*dirTar, string) {
 	t.Helper()
@@ -32,7 +32,7 @@ func dirLayer(t testing.TB, dotWh bool) (*dirTar, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &dirTar{store: store, name: "diff", dotWh: dotWh, opt: &testOptions}
+	d := &dirTar{store: store, name: "diff", dotWh: dotWh, owner: owner{uid: uint32(os.Geteuid())}, opt: &testOptions}
 	t.Cleanup(func() { d.Close(); store.Close() })
 	return d, filepath.Join(root, "diff")
 }

@@ -32,6 +32,7 @@ type dockerStore struct {
 	opt    *Options
 	driver string
 	form   unpackedForm
+	owner  owner // of a user's own store: who is root in its containers
 }
 
 // An unpackedForm is how a driver lays out layers.
@@ -39,11 +40,7 @@ type unpackedForm struct {
 	diff   func(id string) string // the directory of a layer
 	copied bool                   // each layer is a whole copy of what is below it
 	dotWh  bool                   // whiteouts may be names
-	owner  owner                  // of a user's own store: who is root in its containers
 }
-
-// An owner is a user and a group of the host.
-type owner struct{ uid, gid uint32 }
 
 // dockerForms are the drivers that can be read, by their names.
 var dockerForms = map[string]unpackedForm{
@@ -70,7 +67,8 @@ func openDocker(root *dir, opt *Options) (driver, error) {
 		if ids, err := root.names(path.Join("image", name, "imagedb/content/sha256")); err == nil && len(ids) == 0 && len(names) > 1 {
 			continue // of a driver that is not used any more
 		}
-		return &dockerStore{root, opt, name, form}, nil
+		by, err := root.owner()
+		return &dockerStore{root, opt, name, form, by}, err
 	}
 	const meta = "io.containerd.metadata.v1.bolt"
 	switch {
@@ -262,7 +260,7 @@ func (s *dockerStore) changes(_ context.Context, i *Item) (list []archive.Layer,
 		return nil, err
 	}
 	for _, id := range ids {
-		t := &dirTar{store: s.root, name: s.form.diff(id), lower: lower, dotWh: s.form.dotWh, opt: s.opt}
+		t := &dirTar{store: s.root, name: s.form.diff(id), lower: lower, dotWh: s.form.dotWh, owner: s.owner, opt: s.opt}
 		if s.form.copied && len(lower) > 0 {
 			t.base = lower[0]
 		}

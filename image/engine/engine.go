@@ -27,6 +27,7 @@ type Options struct {
 
 	Whiteout string // begins the names of whiteouts in a layer
 	Opaque   string // the name that makes its directory opaque in a layer
+	Root     bool   // xattrs trusted.* can be read
 }
 
 // A Store is the store of an engine. It is read as it is at each moment; it may

@@ -39,6 +39,17 @@ func openRoot(path string) (*dir, error) {
 
 func (d *dir) Close() error { return d.f.Close() }
 
+// An owner is a user and a group of the host.
+type owner struct{ uid, gid uint32 }
+
+func (d *dir) owner() (owner, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.f.Fd()), &st); err != nil {
+		return owner{}, &fs.PathError{Op: "stat", Path: d.path, Err: err}
+	}
+	return owner{st.Uid, st.Gid}, nil
+}
+
 // join returns the path on the host of name.
 func (d *dir) join(name string) string { return filepath.Join(d.path, path.Clean("/"+name)) }
 

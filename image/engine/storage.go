@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/imgfs/imgfs/image"
 	"github.com/imgfs/imgfs/image/archive"
@@ -30,6 +29,7 @@ type storageStore struct {
 	opt    *Options
 	driver string
 	form   unpackedForm
+	owner  owner                    // of a user's own store: who is root in its containers
 	layers map[string]*storageLayer // by id; nil before the first need
 }
 
@@ -63,12 +63,8 @@ func openStorage(root *dir, opt *Options) (driver, error) {
 			by, err := root.read("overlay/.has-mount-program", 16)
 			form.dotWh = err == nil && strings.TrimSpace(string(by)) == "true"
 		}
-		var st unix.Stat_t
-		if err := unix.Fstat(int(root.f.Fd()), &st); err != nil {
-			return nil, err
-		}
-		form.owner = owner{st.Uid, st.Gid}
-		return &storageStore{root: root, opt: opt, driver: driver, form: form}, nil
+		by, err := root.owner()
+		return &storageStore{root: root, opt: opt, driver: driver, form: form, owner: by}, err
 	}
 	if len(other) > 0 {
 		return nil, fmt.Errorf("%s: of the drivers of containers-storage overlay and vfs can be read, not %s", root.path, strings.Join(other, ", "))
@@ -304,7 +300,7 @@ func (s *storageStore) changes(_ context.Context, i *Item) ([]archive.Layer, err
 	}
 	var list []archive.Layer
 	for k := len(below); k < len(chain); k++ {
-		t := &dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, owner: s.form.owner, opt: s.opt}
+		t := &dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, owner: s.owner, opt: s.opt}
 		for below := k - 1; below >= 0; below-- {
 			t.lower = append(t.lower, s.form.diff(chain[below].ID))
 		}
