@@ -251,7 +251,7 @@ func (w *workload) failed(e opError) {
 		if short, long := min(len(w.model[n]), len(w.attempt)), max(len(w.model[n]), len(w.attempt)); len(got) >= short && len(got) <= long {
 			both = append(both, version{data: make([]byte, len(got))})
 		}
-		if err := both.holds(got); err != nil {
+		if err := both.holds(got, nil); err != nil {
 			w.t.Fatalf("step %d: %s: left content that was neither there nor written: %v", w.now(), what, err)
 		}
 		w.model[n] = got
