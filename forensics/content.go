@@ -209,34 +209,34 @@ func (p *Pattern) search(ctx context.Context, t Tree, e *Entry, room *room) (boo
 	return p.in(ctx, Content(r, e), room)
 }
 
+// A fileAt is a regular file of a layer, small enough to keep all of an image.
+type fileAt struct {
+	layer  int // in the stack's Layers
+	id     index.EntryID
+	header int64
+}
+
+func (f fileAt) inode() inode { return inode{f.layer, f.header} }
+
 // searchAll searches the content of all files of a list, layer by layer and
 // forwards, each once, and returns which hold what is looked for. As many are
 // read at once as there are processors.
-func (q *layerSearch) searchAll(list []hit) (map[inode]bool, error) {
-	order := make([]*hit, len(list))
-	for i := range list {
-		order[i] = &list[i]
-	}
-	slices.SortStableFunc(order, func(a, b *hit) int {
-		return cmp.Or(cmp.Compare(a.at.layer, b.at.layer), cmp.Compare(a.at.node.Header, b.at.node.Header))
+func (q *layerSearch) searchAll(files []fileAt) (map[inode]bool, error) {
+	slices.SortFunc(files, func(a, b fileAt) int {
+		return cmp.Or(cmp.Compare(a.layer, b.layer), cmp.Compare(a.header, b.header))
 	})
-	order = slices.CompactFunc(order, func(a, b *hit) bool { return a.at.inode() == b.at.inode() })
-	found := make([]bool, len(order))
+	files = slices.CompactFunc(files, func(a, b fileAt) bool { return a.inode() == b.inode() })
+	found := make([]bool, len(files))
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(q.ctx)
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() error {
 			var room room
 			return index.Guard(func() error {
-				for i := next.Add(1) - 1; i < int64(len(order)); i = next.Add(1) - 1 {
-					at := &order[i].at
-					n := &at.node
-					e := &Entry{Path: order[i].v.Path, Mode: n.Mode, Size: n.Size, Header: n.Header, Layer: at.layer, node: *n}
+				for i := next.Add(1) - 1; i < int64(len(files)); i = next.Add(1) - 1 {
 					var err error
-					if found[i], err = q.m.Content.search(ctx, q.trees[at.layer], e, &room); err != nil {
-						if err := q.s.passes(err); err != nil {
-							return err
-						}
+					if found[i], err = q.search(ctx, files[i], &room); err != nil {
+						return err
 					}
 				}
 				return nil
@@ -247,10 +247,25 @@ func (q *layerSearch) searchAll(list []hit) (map[inode]bool, error) {
 		return nil, cmp.Or(q.ctx.Err(), err)
 	}
 	holds := make(map[inode]bool)
-	for i, h := range order {
+	for i, f := range files {
 		if found[i] {
-			holds[h.at.inode()] = true
+			holds[f.inode()] = true
 		}
 	}
 	return holds, nil
+}
+
+// search searches the content of one file. One that cannot be read holds
+// nothing.
+func (q *layerSearch) search(ctx context.Context, f fileAt, room *room) (bool, error) {
+	var e Entry
+	tree := q.trees[f.layer]
+	if err := tree.fill(&e, "", f.id); err != nil {
+		return false, err
+	}
+	found, err := q.m.Content.search(ctx, tree, &e, room)
+	if err != nil {
+		return false, q.s.passes(err)
+	}
+	return found, nil
 }

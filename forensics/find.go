@@ -97,7 +97,6 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 	if none, err := q.prepare(); err != nil || none {
 		return err
 	}
-	var found []hit // whose content is still to be searched
 	tell := func(v *Version) error {
 		r, err := s.record(ctx, v, opt.Hash)
 		if err != nil {
@@ -105,35 +104,41 @@ func (s *Stack) findInLayers(ctx context.Context, m *Match, opt FindOptions, f f
 		}
 		return f(r)
 	}
-	err := q.each(func(v *Version) error {
-		if v.State != Live && !opt.Deleted {
-			return nil
-		}
-		at, ok, err := q.matches(v)
-		switch {
-		case err != nil || !ok:
-			return err
-		case m.Content != nil:
-			found = append(found, hit{*v, at})
+	each := func(f func(v *Version, at *place) error) error {
+		return q.each(func(v *Version) error {
+			if v.State != Live && !opt.Deleted {
+				return nil
+			}
+			at, ok, err := q.matches(v)
+			if err != nil || !ok {
+				return err
+			}
+			return f(v, &at)
+		})
+	}
+	if m.Content == nil {
+		return each(func(v *Version, _ *place) error { return tell(v) })
+	}
+	// Content is read layer by layer and not in the order of paths. So the
+	// layers are walked twice: there may be too many files to keep them all.
+	var files []fileAt
+	err := each(func(_ *Version, at *place) error {
+		files = append(files, fileAt{at.layer, at.id, at.node.Header})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	holds, err := q.searchAll(files)
+	if err != nil || len(holds) == 0 {
+		return err
+	}
+	return each(func(v *Version, at *place) error {
+		if !holds[inode{at.layer, at.node.Header}] {
 			return nil
 		}
 		return tell(v)
 	})
-	if err != nil || m.Content == nil {
-		return err
-	}
-	holds, err := q.searchAll(found)
-	if err != nil {
-		return err
-	}
-	for i := range found {
-		if holds[found[i].at.inode()] {
-			if err := tell(&found[i].v); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // A hit is a version that matches, and the file that it is.
@@ -141,9 +146,6 @@ type hit struct {
 	v  Version
 	at place
 }
-
-// inode names the file of a place by the number of the layer in the stack.
-func (p *place) inode() inode { return inode{p.layer, p.node.Header} }
 
 // A layerSearch is a Find in the layers of a stack.
 type layerSearch struct {
