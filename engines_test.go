@@ -384,14 +384,14 @@ func TestDockerStoreDamaged(t *testing.T) {
 func TestDriftOfUpper(t *testing.T) {
 	fusetest.Need(t)
 	s := openStore(t)
-	name := mustLoad(t, s, textImage(t, "docker.io/test/drift:1", "gzip", "bin/ bin/a:755=x etc/ etc/b=2 etc/c=3"))[0].Name
+	name := mustLoad(t, s, textImage(t, "docker.io/test/drift:1", "gzip", "bin/ bin/a:755=x etc/ etc/b=2 etc/c=3 gone/ gone/a/ gone/a/b gone/c"))[0].Name
 	dir := t.TempDir()
 	m, err := s.Mount(context.Background(), name, dir, nil, imgfs.MountOptions{Writable: true, Upper: "u"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(os.WriteFile(dir+"/bin/new", []byte("#!/bin/sh\n"), 0o755), os.WriteFile(dir+"/etc/b", []byte("two"), 0o644), os.Remove(dir+"/etc/c"))
-	want := []string{"added executable /bin/new mode,script", "changed other /etc/b ", "deleted other /etc/c "}
+	err = errors.Join(os.WriteFile(dir+"/bin/new", []byte("#!/bin/sh\n"), 0o755), os.WriteFile(dir+"/etc/b", []byte("two"), 0o644), os.Remove(dir+"/etc/c"), os.RemoveAll(dir+"/gone"))
+	want := []string{"added executable /bin/new mode,script", "changed other /etc/b ", "deleted other /etc/c ", "deleted other /gone "}
 	for _, arg := range []string{dir, "upper:u", "u"} {
 		if got := drift(t, s, arg); !slices.Equal(got, want) {
 			t.Errorf("%s, mounted: %q, want %q", arg, got, want)

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"io"
 	"slices"
+	"strings"
 )
 
 // A DriftClass says how much a change of a container matters.
@@ -39,13 +40,22 @@ type Drifted struct {
 
 // Drift returns what a container changed against its image, by class and then
 // by path. That a directory has another time is no change: each name that comes
-// or goes in it does that. Nor are attributes of the root: engines make it anew
+// or goes in it does that. What was in a directory that is gone is not told. Nor are attributes of the root: engines make it anew
 // for each container.
 func Drift(ctx context.Context, image, container *Stack) ([]*Drifted, error) {
 	var list []*Drifted
+	gone := "/" // the last directory that was deleted, with a slash behind it
 	err := Diff(ctx, image, container, DiffOptions{}, func(diff *Difference) error {
 		if diff.What == DiffTimes && diff.B.IsDir() || diff.Path == "" && diff.A.IsDir() && diff.B.IsDir() {
 			return nil
+		}
+		if diff.Change == Removed {
+			if strings.HasPrefix(diff.Path, gone) {
+				return nil
+			}
+			if diff.A.IsDir() {
+				gone = diff.Path + "/"
+			}
 		}
 		d := &Drifted{Path: diff.Path, Change: diff.Change, What: diff.What, A: clone(diff.A), B: clone(diff.B), Class: DriftOther}
 		list = append(list, d)
