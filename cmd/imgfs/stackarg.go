@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
+	"github.com/imgfs/imgfs/internal/control/mtab"
 )
 
 // withStack opens what arg says is to be examined, calls do with it and closes
@@ -27,10 +30,24 @@ func (a *app) withStack(ctx context.Context, arg string, f *imageFlags, do func(
 		return err
 	})
 	if err != nil {
-		return notImage(err)
+		return notStack(arg, err)
 	}
 	s.OnUnread(a.couldNotRead)
 	return errors.Join(do(s), s.Close())
+}
+
+// notStack adds the cure to the error about a directory that is no image.
+func notStack(arg string, err error) error {
+	src, _ := imgfs.SplitArg(arg)
+	fi, statErr := os.Stat(src)
+	if !errors.Is(err, imgfs.ErrNotImage) || statErr != nil || !fi.IsDir() {
+		return notImage(err)
+	}
+	place, placeErr := mtab.Locate(src)
+	if placeErr == nil && place.Mount != nil && place.Mount.Type == mtab.Type {
+		return &hintError{err: err, hint: "it lies in a mount: say " + place.Mount.Dir + ":" + strings.TrimPrefix(place.Path, place.Mount.Dir)}
+	}
+	return &hintError{err: err, hint: "dir:" + src + " is it as a directory, which diff, find, timeline and lint take"}
 }
 
 // couldNotRead tells of something below a directory of the host, once, and has
