@@ -88,6 +88,7 @@ type momentPrinter struct {
 	terminal bool
 	write    func(io.Writer, *forensics.Moment) error
 	csv      *csv.Writer
+	begun    bool // something was printed but for headers
 }
 
 // newMomentPrinter returns the printer of a form, and says in opt what it
@@ -118,6 +119,7 @@ var csvHeader = []string{
 }
 
 func (p *momentPrinter) add(m *forensics.Moment) error {
+	p.begun = true
 	switch {
 	case p.write != nil && p.terminal:
 		var line strings.Builder
@@ -156,6 +158,9 @@ func (p *momentPrinter) csvRow(r *forensics.Record) []string {
 func (p *momentPrinter) end(err error) error {
 	if p.list != nil {
 		return p.list.end(err)
+	}
+	if err != nil && !p.begun {
+		return err // without headers
 	}
 	if p.csv != nil {
 		p.csv.Flush()
