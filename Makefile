@@ -65,7 +65,7 @@ test-race: ## all tests, with the race detector
 .PHONY: test-one-cpu
 test-one-cpu: ## the tests of packages that mount, on one CPU
 	@pkgs=$$(scripts/fuse-packages); [ -z "$$pkgs" ] || \
-		{ set -x; GOMAXPROCS=1 $(GO) test -count=1 -p 1 -timeout 20m $$pkgs; }
+		{ set -x; GOMAXPROCS=1 $(GO) test -count=1 -p 1 -timeout 30m $$pkgs; }
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME

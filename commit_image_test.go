@@ -641,6 +641,7 @@ func writeDir(t testing.TB, s *imgfs.Store, arg string) string {
 // What umoci unpacks of a committed image is what we show of it, and what
 // skopeo makes of it in other forms comes back the same.
 func TestCommitAgainstUmoci(t *testing.T) {
+	unraced(t)
 	needTools(t, "umoci", "skopeo")
 	layers := judgeLayers(t)
 	b := newOCI(t)

@@ -100,6 +100,7 @@ func (s *storage) container(name, image string, change func(dir string)) {
 }
 
 func TestContainersStorage(t *testing.T) {
+	unraced(t)
 	for _, driver := range []string{"overlay", "vfs", "fuse-overlayfs", "metacopy"} {
 		t.Run(driver, func(t *testing.T) {
 			st := newStorage(t, driver)
@@ -139,6 +140,7 @@ func TestContainersStorage(t *testing.T) {
 // TestContainerAsImage: a container is what podman shows of it, in every verb
 // that opens an image, and loads as the image that a commit would make.
 func TestContainerAsImage(t *testing.T) {
+	unraced(t)
 	st := newStorage(t, "overlay")
 	s := openStore(t)
 	st.add(engineImage(t), "docker.io/library/odd:1")
@@ -236,6 +238,7 @@ func (d *daemon) ctr(args ...string) string {
 }
 
 func TestContainerd(t *testing.T) {
+	unraced(t)
 	d := newDaemon(t)
 	s := openStore(t)
 	odd, tiny := engineImage(t), fusetest.Image(t, "tiny")

@@ -447,6 +447,7 @@ func storeFiles(t testing.TB, s *imgfs.Store, prefix string) (paths []string) {
 }
 
 func TestBitFlips(t *testing.T) {
+	unraced(t)
 	rnd := rand.New(rand.NewPCG(7, 7))
 	rounds := 40
 	if testing.Short() {

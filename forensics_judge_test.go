@@ -29,6 +29,7 @@ import (
 // What was deleted is what the layers' tars hold and the tree does not, with
 // the content that the tars have.
 func TestDeletedAgainstTars(t *testing.T) {
+	unraced(t)
 	for _, shape := range []string{"tiny", "deep"} {
 		t.Run(shape, func(t *testing.T) {
 			s := openStore(t)

@@ -140,6 +140,7 @@ func TestDiffOfLayers(t *testing.T) {
 // An image is the same as itself in every form it can have: loaded, in place,
 // squashed to one layer, and unpacked by tar.
 func TestDiffOfForms(t *testing.T) {
+	unraced(t)
 	for _, name := range []string{"tiny", "base"} {
 		t.Run(name, func(t *testing.T) {
 			file := fusetest.Image(t, name)

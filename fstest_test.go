@@ -65,6 +65,7 @@ func (c *committer) Apply(ctx context.Context, a fstest.Applier) (string, func()
 
 // TestSuiteOfContinuity is the suite that containerd holds its snapshotters to.
 func TestSuiteOfContinuity(t *testing.T) {
+	unraced(t)
 	fusetest.Need(t)
 	if os.Geteuid() != 0 {
 		t.Skip("it gives files away")

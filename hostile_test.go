@@ -369,6 +369,7 @@ func peakHeap(f func()) uint64 {
 
 // A bomb costs time, never memory.
 func TestBomb(t *testing.T) {
+	unraced(t)
 	if testing.Short() {
 		t.Skip("a GiB of zeros take seconds")
 	}

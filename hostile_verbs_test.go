@@ -77,6 +77,7 @@ func hostileImages(t *testing.T) (list []hostileImage) {
 // panic, no hang, an exit code that the manual has for it, and no escape
 // sequence in an error.
 func TestVerbsOnHostileImages(t *testing.T) {
+	unraced(t)
 	bin := builtProgram(t)
 	for _, img := range hostileImages(t) {
 		t.Run(img.name, func(t *testing.T) {

@@ -219,6 +219,7 @@ func judged(t *testing.T, layout, tag string, got map[string]treeFile) {
 }
 
 func TestAgainstUmoci(t *testing.T) {
+	unraced(t)
 	needTools(t, "umoci", "skopeo")
 	images := map[string]string{}
 	b := newOCI(t)

@@ -120,6 +120,7 @@ func TestSaveSamples(t *testing.T) {
 }
 
 func TestSaveMade(t *testing.T) {
+	unraced(t)
 	for _, shape := range []string{"tiny", "deep"} {
 		t.Run(shape, func(t *testing.T) {
 			s := openStore(t)
@@ -265,6 +266,7 @@ func TestSaveFails(t *testing.T) {
 
 // TestSaveJudged: tools of others read what Save writes, and see the tree.
 func TestSaveJudged(t *testing.T) {
+	unraced(t)
 	needTools(t, "skopeo", "umoci", "podman")
 	b := newOCI(t)
 	var layers []packedLayer
