@@ -82,13 +82,11 @@ func TestKillDuringLoad(t *testing.T) {
 	if out, err := loadProcess(s.Root(), path).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	whole := time.Since(begin)
-
-	rounds, killed := 50, 0
+	k := killer{whole: time.Since(begin), rounds: 50}
 	if testing.Short() {
-		rounds = 10
+		k.rounds = 10
 	}
-	for i := range rounds {
+	for k.next() {
 		if err := os.RemoveAll(s.Root()); err != nil {
 			t.Fatal(err)
 		}
@@ -96,30 +94,22 @@ func TestKillDuringLoad(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		timer := time.AfterFunc(whole*time.Duration(i)/time.Duration(rounds), func() { cmd.Process.Kill() })
-		err := cmd.Wait()
-		timer.Stop()
-		if err != nil {
-			killed++
-		}
+		k.wait(cmd)
 		// What can be seen is all or nothing.
 		list, err := s.Images(context.Background())
 		if err != nil {
-			t.Fatalf("round %d: %v", i, err)
+			t.Fatalf("round %d: %v", k.round, err)
 		}
 		if len(list) > 0 {
-			diffTrees(t, fmt.Sprintf("round %d, as it was left", i), treeOf(t, s, "many"), want)
+			diffTrees(t, fmt.Sprintf("round %d, as it was left", k.round), treeOf(t, s, "many"), want)
 		} else if _, err := s.OpenImage(context.Background(), "many", nil, imgfs.OpenOptions{}); err == nil {
-			t.Fatalf("round %d: an image that is not listed was opened", i)
+			t.Fatalf("round %d: an image that is not listed was opened", k.round)
 		}
 		checkFiles(t, s)
 		mustLoad(t, s, path)
-		diffTrees(t, fmt.Sprintf("round %d, loaded again", i), treeOf(t, s, "many"), want)
+		diffTrees(t, fmt.Sprintf("round %d, loaded again", k.round), treeOf(t, s, "many"), want)
 	}
-	t.Logf("%d of %d loads were killed, one takes %v", killed, rounds, whole)
-	if killed < rounds/3 {
-		t.Errorf("only %d of %d loads were killed", killed, rounds)
-	}
+	k.end(t)
 
 	// What the dead left is swept when it is old.
 	cmd := loadProcess(s.Root(), path)

@@ -234,35 +234,26 @@ func TestKillDuringPull(t *testing.T) {
 	if err := process(s).Wait(); err != nil {
 		t.Fatal(err)
 	}
-	whole := time.Since(began)
+	k := killer{whole: time.Since(began), rounds: 8}
 	want := treeOf(t, s, name)
-	const rounds = 8
-	killed := 0
-	for i := range rounds {
+	for k.next() {
 		s := openStore(t)
-		cmd := process(s)
-		timer := time.AfterFunc(whole*time.Duration(i+1)/rounds, func() { cmd.Process.Kill() })
-		if cmd.Wait() != nil {
-			killed++
-		}
-		timer.Stop()
+		k.wait(process(s))
 		if _, err := s.Info(context.Background(), name, imgfs.OpenOptions{}); err == nil {
-			diffTrees(t, fmt.Sprintf("round %d, as it was left", i), treeOf(t, s, name), want)
+			diffTrees(t, fmt.Sprintf("round %d, as it was left", k.round), treeOf(t, s, name), want)
 		} else if !errors.Is(err, image.ErrNotFound) {
 			t.Error(err)
 		}
 		checkFiles(t, s)
 		pull(t, s, name, imgfs.PullOptions{})
-		diffTrees(t, fmt.Sprintf("round %d, pulled again", i), treeOf(t, s, name), want)
+		diffTrees(t, fmt.Sprintf("round %d, pulled again", k.round), treeOf(t, s, name), want)
 		left := storeFiles(t, s, "tmp/")
 		left = slices.DeleteFunc(left, func(path string) bool { return strings.Contains(path, "/stage-") }) // swept later
 		if len(left) > 0 {
 			t.Errorf("left: %q", left)
 		}
 	}
-	if killed < rounds/3 {
-		t.Errorf("only %d of %d pulls were killed", killed, rounds)
-	}
+	k.end(t)
 }
 
 // A blob that was lost is brought back by a pull of a name that is current.
