@@ -60,7 +60,7 @@ lint: ## gofmt, vet, staticcheck, go.mod, generated files
 
 .PHONY: test-race
 test-race: ## all tests, with the race detector
-	$(GO) test -race -p 2 -timeout 20m ./...
+	$(GO) test -race -p 2 -timeout 30m ./...
 
 .PHONY: test-one-cpu
 test-one-cpu: ## the tests of packages that mount, on one CPU
