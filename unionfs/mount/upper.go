@@ -262,7 +262,7 @@ func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 			return fuse.EPERM
 		}
 		v.dropGroupID(in, &s)
-	} else if v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid&asks == 0 {
+	} else if !flushesTimes(in) && v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid&asks == 0 {
 		s.Valid = 0 // root writes: what it takes is gone, setuid and setgid stay
 	}
 	var a cow.Attr
@@ -279,6 +279,12 @@ func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 // asks are the changes that a SetAttr can ask for. With a writeback cache the
 // kernel adds its ctime to what asks for nothing.
 const asks = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+
+// flushesTimes reports whether in is the kernel's, which writes back the times
+// that it has before it asks for something else.
+func flushesTimes(in *fuse.SetAttrIn) bool {
+	return in.Valid&asks == fuse.FATTR_MTIME && in.Valid&fuse.FATTR_CTIME != 0
+}
 
 // changes fills s with what in asks for.
 func changes(in *fuse.SetAttrIn, s *cow.SetAttr) {

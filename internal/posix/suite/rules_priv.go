@@ -78,6 +78,13 @@ var privGroups = []group{
 			chmod f 6777
 			as 100 chown f -1 -1
 			lstat f mode = 777`, nil},
+		{"stays when root punches a hole in what had capabilities", setuidFile + `
+			fopen 1 f rdwr
+			fwrite 1 x
+			setxattr f security.capability "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+			fallocate 1 punch,keep 0 4
+			getxattr f security.capability = ENODATA
+			lstat f mode = 6777`, nil},
 		{"setgid without execution by the group means locking", `
 			create f 777
 			write f data
