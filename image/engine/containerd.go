@@ -324,7 +324,7 @@ func (s *containerdStore) changes(ctx context.Context, i *Item) ([]archive.Layer
 	if err != nil {
 		return nil, err
 	}
-	t := &dirTar{store: s.root, name: dirs[0], lower: dirs[1:], owner: by, opt: s.opt}
+	t := newDirTar(&dirTar{store: s.root, name: dirs[0], lower: dirs[1:], owner: by, opt: s.opt})
 	if !s.root.has(t.name) {
 		return nil, fmt.Errorf("container %s: of containerd's snapshotters overlayfs can be read, not %s", i.ID, c.snapshotter)
 	}

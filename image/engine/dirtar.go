@@ -9,13 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,11 +35,15 @@ type dirTar struct {
 	dotWh bool     // who wrote it marks by names, as a layer does, where it cannot make devices
 	opt   *Options
 
-	mu       sync.Mutex
-	pieces   *pieces // guarded by mu; nil before the first need, then it never changes
-	failed   error   // guarded by mu; why there will be none
+	lazyPieces
 	identity string  // guarded by mu
 	problems []error // guarded by mu
+}
+
+// newDirTar makes t, which is filled in, ready.
+func newDirTar(t *dirTar) *dirTar {
+	t.make = t.makeLocked
+	return t
 }
 
 // Name returns the path of the directory.
@@ -57,27 +58,6 @@ func (t *dirTar) Identity() (string, error) {
 	return t.identity, nil
 }
 
-// Size returns the size of the tar.
-func (t *dirTar) Size(ctx context.Context) (int64, error) {
-	p, err := t.get(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return p.size, nil
-}
-
-// ReadAt reads the tar. A file that cannot be read is an UnreadableError.
-func (t *dirTar) ReadAt(b []byte, off int64) (int, error) {
-	p, err := t.get(context.Background())
-	if err != nil {
-		return 0, err
-	}
-	return p.ReadAt(b, off)
-}
-
-// Headers reads the tar with zeros where the content of files is.
-func (t *dirTar) Headers() io.ReaderAt { return headerReader{t.get} }
-
 // EachUnreadable calls f for each file that cannot be read, and for what the
 // tar cannot tell.
 func (t *dirTar) EachUnreadable(ctx context.Context, f func(error)) error {
@@ -91,39 +71,14 @@ func (t *dirTar) EachUnreadable(ctx context.Context, f func(error)) error {
 	return p.eachUnreadable(ctx, f)
 }
 
-// Close closes what is open.
-func (t *dirTar) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.pieces
-	t.pieces, t.failed = nil, os.ErrClosed
-	if p == nil {
-		return nil
-	}
-	return errors.Join(p.Close(), p.root.Close())
-}
-
-func (t *dirTar) get(ctx context.Context) (*pieces, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.pieces != nil || t.failed != nil {
-		return t.pieces, t.failed
-	}
-	err := t.makeLocked(ctx)
-	if err != nil && ctx.Err() == nil {
-		t.failed = err
-	}
-	return t.pieces, err
-}
-
-func (t *dirTar) makeLocked(ctx context.Context) (err error) {
+func (t *dirTar) makeLocked(ctx context.Context) (_ *pieces, err error) {
 	root, err := t.store.sub(t.name)
 	if err != nil {
-		return unreadable(t.Name(), err)
+		return nil, unreadable(t.Name(), err)
 	}
 	p, err := newPieces(root, t.opt.Temp)
 	if err != nil {
-		return errors.Join(err, root.Close())
+		return nil, errors.Join(err, root.Close())
 	}
 	p.store = t.store
 	w := &dirWalk{t: t, ctx: ctx, root: root, p: p, first: make(map[[2]uint64]string), sum: sha256.New()}
@@ -139,11 +94,11 @@ func (t *dirTar) makeLocked(ctx context.Context) (err error) {
 		err = p.end()
 	}
 	if err != nil {
-		return errors.Join(err, p.Close(), root.Close())
+		return nil, errors.Join(err, p.Close(), root.Close())
 	}
-	t.pieces, t.problems = p, w.problems
+	t.problems = w.problems
 	t.identity = fmt.Sprintf("directory %s %x", t.Name(), w.sum.Sum(nil))
-	return nil
+	return p, nil
 }
 
 // A dirWalk makes a dirTar.

@@ -32,7 +32,7 @@ func dirLayer(t testing.TB, dotWh bool) (*dirTar, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &dirTar{store: store, name: "diff", dotWh: dotWh, owner: owner{uid: uint32(os.Geteuid())}, opt: &testOptions}
+	d := newDirTar(&dirTar{store: store, name: "diff", dotWh: dotWh, owner: owner{uid: uint32(os.Geteuid())}, opt: &testOptions})
 	t.Cleanup(func() { d.Close(); store.Close() })
 	return d, filepath.Join(root, "diff")
 }
@@ -239,7 +239,7 @@ func TestDirTarIdentity(t *testing.T) {
 	must(t, os.MkdirAll(dir+"/a/b", 0o755), os.WriteFile(dir+"/a/b/f", []byte("one"), 0o600))
 	again := func() string {
 		t.Helper()
-		other := &dirTar{store: d.store, name: d.name, opt: d.opt}
+		other := newDirTar(&dirTar{store: d.store, name: d.name, opt: d.opt})
 		defer other.Close()
 		id, err := other.Identity()
 		must(t, err)

@@ -205,7 +205,7 @@ func (s *dockerStore) entry(_ context.Context, i *Item) (*archive.Entry, error) 
 			return nil, err
 		}
 		split := s.layer(chain, "tar-split.json.gz")
-		return &splitTar{store: s.root, split: split, diff: s.form.diff(cache), temp: s.opt.Temp}, nil
+		return newSplitTar(&splitTar{store: s.root, split: split, diff: s.form.diff(cache), temp: s.opt.Temp}), nil
 	})
 }
 
@@ -260,7 +260,7 @@ func (s *dockerStore) changes(_ context.Context, i *Item) (list []archive.Layer,
 		return nil, err
 	}
 	for _, id := range ids {
-		t := &dirTar{store: s.root, name: s.form.diff(id), lower: lower, dotWh: s.form.dotWh, owner: s.owner, opt: s.opt}
+		t := newDirTar(&dirTar{store: s.root, name: s.form.diff(id), lower: lower, dotWh: s.form.dotWh, owner: s.owner, opt: s.opt})
 		if s.form.copied && len(lower) > 0 {
 			t.base = lower[0]
 		}

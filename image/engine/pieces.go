@@ -371,3 +371,62 @@ func (o *openFiles) Close() error {
 	}
 	return nil
 }
+
+// lazyPieces are the pieces of a layer, made when something of it is asked for.
+type lazyPieces struct {
+	make func(context.Context) (*pieces, error) // called once, unless ctx ends it; mu is held
+
+	mu     sync.Mutex
+	pieces *pieces // guarded by mu; nil before the first need, then it never changes
+	failed error   // guarded by mu; why there will be none
+}
+
+// get returns the pieces. The lock is held while they are made: who needs them
+// has to wait for them.
+func (t *lazyPieces) get(ctx context.Context) (*pieces, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pieces != nil || t.failed != nil {
+		return t.pieces, t.failed
+	}
+	p, err := t.make(ctx)
+	if err == nil {
+		t.pieces = p
+	} else if ctx.Err() == nil {
+		t.failed = err
+	}
+	return t.pieces, err
+}
+
+// Size returns the size of the tar.
+func (t *lazyPieces) Size(ctx context.Context) (int64, error) {
+	p, err := t.get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return p.size, nil
+}
+
+// ReadAt reads the tar. A file that cannot be read is an UnreadableError.
+func (t *lazyPieces) ReadAt(b []byte, off int64) (int, error) {
+	p, err := t.get(context.Background())
+	if err != nil {
+		return 0, err
+	}
+	return p.ReadAt(b, off)
+}
+
+// Headers reads the tar with zeros where the content of files is.
+func (t *lazyPieces) Headers() io.ReaderAt { return headerReader{t.get} }
+
+// Close closes what is open.
+func (t *lazyPieces) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.pieces
+	t.pieces, t.failed = nil, os.ErrClosed
+	if p == nil {
+		return nil
+	}
+	return errors.Join(p.Close(), p.root.Close())
+}

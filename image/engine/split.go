@@ -16,7 +16,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/imgfs/imgfs/image"
 )
@@ -36,10 +35,14 @@ type splitTar struct {
 	diff  string // the name of the unpacked layer in the store
 	temp  func() (*os.File, error)
 
-	mu     sync.Mutex
-	pieces *pieces // guarded by mu; nil before the first need, then it never changes
-	failed error   // guarded by mu; why there will be none
-	sparse string  // the first sparse file; set with pieces, and then it never changes
+	lazyPieces
+	sparse string // the first sparse file; set with pieces, and then it never changes
+}
+
+// newSplitTar makes t, which is filled in, ready.
+func newSplitTar(t *splitTar) *splitTar {
+	t.make = t.read
+	return t
 }
 
 // maxLine is how long a line of tar-split may be: bytes between two files come
@@ -63,27 +66,6 @@ func (t *splitTar) Identity() (string, error) {
 	return fmt.Sprintf("tar-split %v %s %d %d", split, t.store.join(t.diff), diff.Dev, diff.Ino), nil
 }
 
-// Size returns the size of the tar, for which the file of tar-split is read.
-func (t *splitTar) Size(ctx context.Context) (int64, error) {
-	p, err := t.get(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return p.size, nil
-}
-
-// ReadAt reads the tar. A file that cannot be read is an UnreadableError.
-func (t *splitTar) ReadAt(b []byte, off int64) (int, error) {
-	p, err := t.get(context.Background())
-	if err != nil {
-		return 0, err
-	}
-	return p.ReadAt(b, off)
-}
-
-// Headers reads the tar with zeros where the content of files is.
-func (t *splitTar) Headers() io.ReaderAt { return headerReader{t.get} }
-
 // EachUnreadable calls f for each file that cannot be read.
 func (t *splitTar) EachUnreadable(ctx context.Context, f func(error)) error {
 	p, err := t.get(ctx)
@@ -91,34 +73,6 @@ func (t *splitTar) EachUnreadable(ctx context.Context, f func(error)) error {
 		return err
 	}
 	return p.eachUnreadable(ctx, f)
-}
-
-// Close closes what is open.
-func (t *splitTar) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.pieces
-	t.pieces, t.failed = nil, os.ErrClosed
-	if p == nil {
-		return nil
-	}
-	return errors.Join(p.Close(), p.root.Close())
-}
-
-// get returns the pieces, made at the first call. The lock is held while they
-// are: who needs them has to wait for them.
-func (t *splitTar) get(ctx context.Context) (*pieces, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.pieces != nil || t.failed != nil {
-		return t.pieces, t.failed
-	}
-	p, err := t.read(ctx)
-	if err != nil && ctx.Err() == nil {
-		t.failed = err
-	}
-	t.pieces = p
-	return p, err
 }
 
 func (t *splitTar) read(ctx context.Context) (_ *pieces, err error) {

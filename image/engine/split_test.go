@@ -48,7 +48,7 @@ func splitLayer(t testing.TB, split []byte, files map[string]string) (*splitTar,
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &splitTar{store: store, split: "split.gz", diff: "diff", temp: tempFile}
+	s := newSplitTar(&splitTar{store: store, split: "split.gz", diff: "diff", temp: tempFile})
 	t.Cleanup(func() { s.Close(); store.Close() })
 	return s, root
 }

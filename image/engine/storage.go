@@ -260,7 +260,7 @@ func (s *storageStore) entry(_ context.Context, i *Item) (*archive.Entry, error)
 			return nil, malformed("the store has %d layers, the config %d", len(chain), len(c.RootFS.DiffIDs))
 		}
 		split := path.Join(s.driver+"-layers", chain[k].ID+".tar-split.gz")
-		return &splitTar{store: s.root, split: split, diff: s.form.diff(chain[k].ID), temp: s.opt.Temp}, nil
+		return newSplitTar(&splitTar{store: s.root, split: split, diff: s.form.diff(chain[k].ID), temp: s.opt.Temp}), nil
 	})
 }
 
@@ -300,7 +300,7 @@ func (s *storageStore) changes(_ context.Context, i *Item) ([]archive.Layer, err
 	}
 	var list []archive.Layer
 	for k := len(below); k < len(chain); k++ {
-		t := &dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, owner: s.owner, opt: s.opt}
+		t := newDirTar(&dirTar{store: s.root, name: s.form.diff(chain[k].ID), dotWh: s.form.dotWh, owner: s.owner, opt: s.opt})
 		for below := k - 1; below >= 0; below-- {
 			t.lower = append(t.lower, s.form.diff(chain[below].ID))
 		}
