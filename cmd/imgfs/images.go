@@ -112,7 +112,7 @@ func (a *app) printImages(c *cobra.Command, args []string, f *imagesFlags) error
 			return err
 		}
 	}
-	sortImages(images, f.sort)
+	sortImages(images, f.sort, func(i *imgfs.ImageSummary) (string, string, int64) { return i.Repository, i.Tag, i.Size })
 	if f.tree {
 		return printLayerTree(a.stdout, images, f.noTrunc)
 	}
@@ -162,19 +162,20 @@ func createdAt(t time.Time) string {
 	return t.Local().Truncate(time.Second).String()
 }
 
-// sortImages sorts images, which come newest first.
-func sortImages(images []imgfs.ImageSummary, by string) {
-	byName := func(a, b imgfs.ImageSummary) int {
-		return cmp.Or(strings.Compare(a.Repository, b.Repository), strings.Compare(a.Tag, b.Tag))
-	}
-	switch by {
-	case "name":
-		slices.SortStableFunc(images, byName)
-	case "size":
-		slices.SortStableFunc(images, func(a, b imgfs.ImageSummary) int {
-			return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a, b))
-		})
-	}
+// sortImages sorts images, which come newest first, by what key says of them.
+func sortImages[T any](images []T, by string, key func(*T) (repository, tag string, size int64)) {
+	slices.SortStableFunc(images, func(a, b T) int {
+		aName, aTag, aSize := key(&a)
+		bName, bTag, bSize := key(&b)
+		byName := cmp.Or(strings.Compare(aName, bName), strings.Compare(aTag, bTag))
+		switch by {
+		case "name":
+			return byName
+		case "size":
+			return cmp.Or(cmp.Compare(bSize, aSize), byName)
+		}
+		return 0
+	})
 }
 
 // newImage gathers the verbs that docker also has under "image".

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -40,7 +39,7 @@ func (a *app) printEngineImages(ctx context.Context, args []string, f *imagesFla
 	if err != nil {
 		return err
 	}
-	sortItems(list, f.sort)
+	sortImages(list, f.sort, func(i *imgfs.EngineItem) (string, string, int64) { return i.Repository, i.Tag, i.Size })
 	columns := []string{"{{.Repository}}", "{{.Tag}}", "{{.ID}}", "{{.CreatedSince}}", "{{.Size}}"}
 	if f.digests {
 		columns = slices.Insert(columns, 2, "{{.Digest}}")
@@ -89,19 +88,6 @@ func newStoreRow(i *imgfs.EngineItem, noTrunc bool, now time.Time) storeRow {
 		}
 	}
 	return row
-}
-
-// sortItems sorts items, which come newest first.
-func sortItems(list []imgfs.EngineItem, by string) {
-	byName := func(a, b imgfs.EngineItem) int {
-		return cmp.Or(strings.Compare(a.Repository, b.Repository), strings.Compare(a.Tag, b.Tag))
-	}
-	switch by {
-	case "name":
-		slices.SortStableFunc(list, byName)
-	case "size":
-		slices.SortStableFunc(list, func(a, b imgfs.EngineItem) int { return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a, b)) })
-	}
 }
 
 // engineHint returns the cure of an error about what an engine's store has not.
