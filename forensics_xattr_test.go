@@ -3,14 +3,12 @@
 package imgfs_test
 
 import (
-	"context"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/imgfs/imgfs"
 	"github.com/imgfs/imgfs/forensics"
 	"github.com/imgfs/imgfs/internal/fusetest"
 )
@@ -22,15 +20,7 @@ func TestXattrsAgainstGetfattr(t *testing.T) {
 	needTools(t, "getcap", "getfattr")
 	s := openStore(t)
 	arg := fusetest.Image(t, "base")
-	dir := t.TempDir()
-	m, err := s.Mount(context.Background(), arg, dir, nil, imgfs.MountOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		m.Unmount(false)
-		m.Wait()
-	}()
+	dir := mountView(t, s, arg, "")
 	st := openStack(t, s, arg)
 
 	var want []string
@@ -38,7 +28,7 @@ func TestXattrsAgainstGetfattr(t *testing.T) {
 		want = append(want, strings.TrimPrefix(strings.TrimSpace(line), "."))
 	}
 	caps := map[string]string{}
-	err = forensics.Lint(t.Context(), st, forensics.LintOptions{}, func(f *forensics.Finding) error {
+	err := forensics.Lint(t.Context(), st, forensics.LintOptions{}, func(f *forensics.Finding) error {
 		if f.Rule.ID == "X4" {
 			caps[f.Path] = f.What
 		}

@@ -49,15 +49,7 @@ func TestFindAgainstFind(t *testing.T) {
 	needTools(t, "find", "grep")
 	s := openStore(t)
 	arg := fusetest.Image(t, "base")
-	dir := t.TempDir()
-	m, err := s.Mount(context.Background(), arg, dir, nil, imgfs.MountOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		m.Unmount(false)
-		m.Wait()
-	}()
+	dir := mountView(t, s, arg, "")
 	st := openStack(t, s, arg)
 	perm := func(text string) forensics.Perm {
 		p, err := forensics.ParsePerm(text)

@@ -18,7 +18,8 @@ import (
 	"github.com/imgfs/imgfs/internal/fusetest"
 )
 
-// mountView mounts a view of an image and returns the directory.
+// mountView mounts a view of an image, "" is the image itself, until the test
+// ends, and returns the directory.
 func mountView(t *testing.T, s *imgfs.Store, arg, view string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -98,16 +99,7 @@ func TestTimelineJudges(t *testing.T) {
 	needTools(t, "sha256sum", "mtree", "mactime", "find")
 	s := openStore(t)
 	arg := fusetest.Image(t, "tiny")
-	dir := t.TempDir()
-	m, err := s.Mount(context.Background(), arg, dir, nil, imgfs.MountOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := errors.Join(m.Unmount(false), m.Wait()); err != nil {
-			t.Error(err)
-		}
-	}()
+	dir := mountView(t, s, arg, "")
 	sums, rows := writeTimeline(t, s, arg, "sha256sum")
 	judge(t, dir, sums, "sha256sum", "--strict", "--quiet", "-c", "-")
 	if files := judge(t, dir, nil, "find", ".", "-type", "f", "-printf", "x"); len(files) != rows {
