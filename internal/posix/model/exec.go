@@ -133,13 +133,22 @@ func times(o *op) []unix.Timespec {
 	return []unix.Timespec{{Sec: o.ASec, Nsec: o.ANsec}, {Sec: o.MSec, Nsec: o.MNsec}}
 }
 
-// execUtimens also tells the atime, if it was set: later it is nobody's.
+// execUtimens also tells the atime, if it was set: later it is nobody's. The path
+// is not walked again for it: it may lead through the symlink that was set.
 func execUtimens(_ *side, o *op) string {
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, o.P, times(o), o.Flags); err != nil {
-		return result(err)
+	flags := unix.O_PATH | unix.O_CLOEXEC
+	if o.Flags&unix.AT_SYMLINK_NOFOLLOW != 0 {
+		flags |= unix.O_NOFOLLOW
+	}
+	fd, errOpen := unix.Open(o.P, flags, 0)
+	if errOpen == nil {
+		defer unix.Close(fd)
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, o.P, times(o), o.Flags); err != nil || errOpen != nil {
+		return tell(err, "%s", result(errOpen))
 	}
 	var st unix.Stat_t
-	err := unix.Fstatat(unix.AT_FDCWD, o.P, &st, o.Flags&unix.AT_SYMLINK_NOFOLLOW)
+	err := unix.Fstat(fd, &st)
 	return tell(err, "%s", showAtime(&st, o))
 }
 
