@@ -92,6 +92,21 @@ func (f *FS) ReadAt(n *index.Node, p []byte, off int64) (int, error) {
 	return ReadContent(r, n, extents, sparse, p, off)
 }
 
+// Cached reports whether all of the regular file n lies in memory, decoded, so
+// that ReadAt waits for nothing. A layer tells by a method Cached, as that of
+// seek.Reader; of one without, nothing does.
+func (f *FS) Cached(n *index.Node) bool {
+	if n.HasExtra() || n.Layer < 0 || n.Layer >= len(f.layers) {
+		return false // it may be sparse
+	}
+	r := f.layers[n.Layer].r.Load()
+	if r == nil {
+		return false
+	}
+	c, ok := (*r).(interface{ Cached(off, n int64) bool })
+	return ok && c.Cached(n.Data, n.Size)
+}
+
 // Seek answers SEEK_DATA (data true) or SEEK_HOLE for the regular file n from
 // off, as lseek(2): ENXIO at or behind the end, or where no data follows.
 func (f *FS) Seek(n *index.Node, off int64, data bool) (int64, error) {

@@ -118,6 +118,14 @@ func (c *Cache) get(r *Reader, i int, want int64) (*chunk, error) {
 	return ch, nil
 }
 
+// has reports whether the first want bytes of chunk i of r are decoded.
+func (c *Cache) has(r *Reader, i int, want int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ch, ok := c.chunks[chunkKey{r, i}]
+	return ok && ch.valid.Load() >= want
+}
+
 // put gives back what get returned.
 func (c *Cache) put(ch *chunk) {
 	c.mu.Lock()

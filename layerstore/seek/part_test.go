@@ -5,6 +5,7 @@ package seek
 import (
 	"bytes"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -112,4 +113,37 @@ func TestPartsAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// Cached tells what was decoded and no more.
+func TestCached(t *testing.T) {
+	data := text(3 << 20)
+	b, err := build(t, gz(t, data, 1), Options{Spacing: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := b.open(t, NewCache(32<<20))
+	if r.Cached(0, 1) {
+		t.Error("nothing was read")
+	}
+	p := make([]byte, 1000)
+	if _, err := r.ReadAt(p, partSize/2); err != nil {
+		t.Fatal(err)
+	}
+	_, end := r.t.span(0)
+	for _, tt := range []struct {
+		off, n int64
+		want   bool
+	}{
+		{0, partSize, true}, {partSize - 1, 1, true}, {0, partSize + 1, false}, {partSize, 1, false},
+		{end - 1, 2, false}, {end, 1, false}, {-1, 1, false}, {0, 0, false}, {0, -5, false},
+		{int64(len(data)), 1, false}, {1, math.MaxInt64, false}, {math.MaxInt64, 1, false},
+	} {
+		if got := r.Cached(tt.off, tt.n); got != tt.want {
+			t.Errorf("%d bytes at %d: %v", tt.n, tt.off, got)
+		}
+	}
+	if Plain(bytes.NewReader(data), int64(len(data))).Cached(0, 1) {
+		t.Error("a plain reader caches nothing")
+	}
 }

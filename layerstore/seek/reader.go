@@ -96,6 +96,17 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	return n, atEnd
 }
 
+// Cached reports whether the n bytes at off lie decoded in one chunk, so that
+// ReadAt waits for nothing.
+func (r *Reader) Cached(off, n int64) bool {
+	if r.t == nil || off < 0 || n <= 0 || off >= r.size || n > r.size-off {
+		return false
+	}
+	i := r.t.find(off)
+	lo, _ := r.t.span(i)
+	return r.cache.has(r, i, off-lo+n)
+}
+
 // readChunk reads up to the end of the chunk that holds off.
 func (r *Reader) readChunk(p []byte, off int64) (int, error) {
 	i := r.t.find(off)

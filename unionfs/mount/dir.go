@@ -31,7 +31,12 @@ func (v *tree) OpenDir(_ <-chan struct{}, _ *fuse.OpenIn, out *fuse.OpenOut) fus
 // lookups.
 func (v *tree) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) (status fuse.Status) {
 	defer v.caught(debug.SetPanicOnFault(true), "readdir", in.NodeId, &status)
-	return v.errno("readdir", in.NodeId, v.list(in, out, true))
+	err := v.list(in, out, true)
+	if v.prefetch != nil && err == nil && len(out.Bytes()) == 0 && in.Offset > afterDotDot {
+		id, _ := v.id(in.NodeId)
+		v.prefetch.listed(in.Pid, id)
+	}
+	return v.errno("readdir", in.NodeId, err)
 }
 
 // ReadDir lists names alone, for a kernel that asks so.

@@ -15,6 +15,7 @@
 //	dir.go          its directories
 //	xattr.go        its extended attributes, and where a file came from
 //	readonly.go     requests that only a writable mount would take
+//	prefetch.go     content that is given before it is asked for
 //	drop.go         content that answers otherwise than it did
 //
 //	upper.go        MountUpper; an upper: lookups, attributes
@@ -29,11 +30,13 @@
 //
 // A tree cannot change, and an upper changes through us alone, so the kernel is
 // told to keep everything for ever and asks each thing once: entries, absent
-// names, attributes, symlinks, directories and pages. What it cannot know is the
+// names, attributes, symlinks, directories and pages; small files it is given
+// before it asks, to who reads one after the other. What it cannot know is the
 // time of a store to a file that is mapped past us.
 //
 // Lock order, outer first:
 //
+//	prefetcher.mu         tried only; the kernel may make its holder wait
 //	mappedFiles.mu
 //	    openFile.mu       held while a file is opened or closed
 //	        fileTable.mu  handles, references; nothing is called under it

@@ -39,6 +39,8 @@ type tree struct {
 	// What the kernel understands, known after begin.
 	keepsOpen    bool // ENOSYS to OPEN means never ask again
 	keepsOpenDir bool
+
+	prefetch *prefetcher // nil: nothing is given before it is asked for
 }
 
 func newTree(f *unionfs.FS, opt *Options) *tree {
@@ -63,6 +65,9 @@ func newTree(f *unionfs.FS, opt *Options) *tree {
 func (v *tree) begin(k kernel) {
 	v.keepsOpen = k.Offered()&fuse.CAP_NO_OPEN_SUPPORT != 0
 	v.keepsOpenDir = k.Offered()&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+	if v.read == nil { // else pages may have to be taken back, see DropLayer
+		v.prefetch = newPrefetcher(v, k.InodeNotifyStoreCache)
+	}
 }
 
 // id returns the tree's number for a FUSE node. They differ only for the
@@ -296,6 +301,9 @@ func (v *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse
 	got, err := v.fs.ReadAt(&n, buf, int64(in.Offset))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, v.errno("read", in.NodeId, err)
+	}
+	if in.Offset == 0 && v.prefetch != nil {
+		v.prefetch.read(in.Pid, id)
 	}
 	r := readResults.Get().(*readResult)
 	r.b = buf[:got]

@@ -95,6 +95,7 @@ type top struct {
 // *devfuse.Server is one.
 type kernel interface {
 	Offered() uint64 // fuse.CAP_*
+	InodeNotifyStoreCache(node uint64, off int64, data []byte) fuse.Status
 	InodeNotify(node uint64, off, length int64) fuse.Status
 	RegisterBackingFd(*fuse.BackingMap) (int32, syscall.Errno)
 	UnregisterBackingFd(id int32) syscall.Errno

@@ -14,6 +14,9 @@ type deafKernel struct{}
 
 func (deafKernel) Offered() uint64                              { return 0 }
 func (deafKernel) InodeNotify(uint64, int64, int64) fuse.Status { return fuse.ENOENT }
+func (deafKernel) InodeNotifyStoreCache(uint64, int64, []byte) fuse.Status {
+	return fuse.ENOENT
+}
 func (deafKernel) RegisterBackingFd(*fuse.BackingMap) (int32, syscall.Errno) {
 	return 0, syscall.EPERM
 }

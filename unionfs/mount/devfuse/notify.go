@@ -42,7 +42,9 @@ func (s *Server) InodeNotify(node uint64, off, length int64) fuse.Status {
 	return notify(s, fuse.NOTIFY_INVAL_INODE, &n, nil)
 }
 
-// InodeNotifyStoreCache gives the kernel content of a node that it holds.
+// InodeNotifyStoreCache gives the kernel content of a node, as if it had read
+// that. ENOENT says that the kernel does not hold the node. It may wait for pages
+// that are being read: only another worker can answer that.
 func (s *Server) InodeNotifyStoreCache(node uint64, off int64, data []byte) fuse.Status {
 	n := fuse.NotifyStoreOut{Nodeid: node, Offset: uint64(off), Size: uint32(len(data))}
 	return notify(s, fuse.NOTIFY_STORE_CACHE, &n, data)
@@ -62,14 +64,18 @@ func notify[T any](s *Server, code int32, head *T, data []byte) fuse.Status {
 	n := outRoom + copy(buf[outRoom:], unsafe.Slice((*byte)(unsafe.Pointer(head)), unsafe.Sizeof(*head)))
 	h := fuse.OutHeader{Length: uint32(n + len(data)), Status: -code}
 	copy(buf[:], unsafe.Slice((*byte)(unsafe.Pointer(&h)), unsafe.Sizeof(h)))
+	iov, parts := [2]unix.Iovec{{Base: &buf[0], Len: uint64(n)}}, 1
+	if len(data) > 0 {
+		iov[1], parts = unix.Iovec{Base: &data[0], Len: uint64(len(data))}, 2
+	}
 	s.dev.mu.RLock()
 	defer s.dev.mu.RUnlock()
 	if s.dev.closed {
 		return fuse.ENODEV
 	}
 	for {
-		_, err := unix.Writev(s.dev.fd, [][]byte{buf[:n], data})
-		switch errno, _ := err.(syscall.Errno); errno {
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(s.dev.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(parts))
+		switch errno {
 		case unix.EINTR:
 		case unix.EINVAL:
 			return fuse.ENOSYS // an older kernel
