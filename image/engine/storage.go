@@ -47,15 +47,21 @@ func openStorage(root *dir, opt *Options) (driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	var other []string
-	for _, name := range names {
-		driver, ok := strings.CutSuffix(name, "-images")
-		if !ok || !root.has(path.Join(name, "images.json")) {
-			continue
+	drivers := func(marked func(driver string) bool) (list []string) {
+		for _, name := range names {
+			if driver, ok := strings.CutSuffix(name, "-images"); ok && marked(driver) {
+				list = append(list, driver)
+			}
 		}
+		return list
+	}
+	found := drivers(func(driver string) bool { return root.has(path.Join(driver+"-images", "images.json")) })
+	if len(found) == 0 { // a store that never had an image
+		found = drivers(func(driver string) bool { return root.has(driver + "-layers") })
+	}
+	for _, driver := range found {
 		form, ok := storageForms[driver]
 		if !ok {
-			other = append(other, driver)
 			continue
 		}
 		if driver == "overlay" {
@@ -66,8 +72,8 @@ func openStorage(root *dir, opt *Options) (driver, error) {
 		by, err := root.owner()
 		return &storageStore{root: root, opt: opt, driver: driver, form: form, owner: by}, err
 	}
-	if len(other) > 0 {
-		return nil, fmt.Errorf("%s: of the drivers of containers-storage overlay and vfs can be read, not %s", root.path, strings.Join(other, ", "))
+	if len(found) > 0 {
+		return nil, fmt.Errorf("%s: of the drivers of containers-storage overlay and vfs can be read, not %s", root.path, strings.Join(found, ", "))
 	}
 	return nil, notStore(root, Storage)
 }

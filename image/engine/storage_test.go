@@ -172,3 +172,35 @@ func TestFind(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestEmptyStorage: a store that never had an image has none, and is no error. A
+// driver's leftovers do not hide the images of another.
+func TestEmptyStorage(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		files []string
+		says  string // "" = it opens
+	}{
+		{"never had an image", []string{"overlay-images/images.lock", "overlay-layers/layers.lock"}, ""},
+		{"of another driver", []string{"zfs-images/images.lock", "zfs-layers/layers.lock"}, "not zfs"},
+		{"beside another driver's images", []string{"overlay-images/images.lock", "overlay-layers/layers.lock", "zfs-images/images.json"}, "not zfs"},
+		{"a directory with such a name", []string{"my-images/cat.png"}, "not a store of containers-storage"},
+	} {
+		root := t.TempDir()
+		for _, name := range tt.files {
+			path := filepath.Join(root, name)
+			must(t, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600))
+		}
+		s, err := Open(context.Background(), Location{Kind: Storage, Root: root}, testOptions)
+		if err == nil {
+			var items []*Item
+			if items, err = s.Items(context.Background()); len(items) != 0 {
+				t.Errorf("%s: %d items", tt.name, len(items))
+			}
+			s.Close()
+		}
+		if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.says)
+		}
+	}
+}
