@@ -14,15 +14,16 @@ import (
 const (
 	maxPrefetch     = 128 << 10 // bytes of a file: what the kernel asks for by one READ
 	maxPrefetchRun  = 64        // files at a time
+	maxPrefetchSum  = 1 << 20   // bytes at a time: somebody waits meanwhile
 	nearby          = 16        // nodes between two files that are read one after the other, at most
 	walksRemembered = 8         // programs that read files at the same time
 )
 
 // A prefetcher gives the kernel the content of small files that nobody has asked
 // for yet: while a program reads file after file in the order in which they are
-// listed, those that come next and lie in memory, decoded. What it gives is in the page cache
-// before the request that it comes with is answered, so whoever asked finds it
-// there. Nothing is decoded for it.
+// listed, those that come next and lie in memory, decoded. They are in the page
+// cache before the request that they come with is answered, so whoever asked
+// finds them there. Nothing is decoded for it.
 type prefetcher struct {
 	t     *tree
 	store func(node uint64, off int64, data []byte) fuse.Status
@@ -30,6 +31,7 @@ type prefetcher struct {
 	mu    sync.Mutex // tried, never waited for: who gives may wait for a page that is being read
 	walks [walksRemembered]walk
 	buf   []byte
+	room  int64 // bytes that may still be given
 }
 
 // A walk is what one thread reads.
@@ -61,7 +63,7 @@ func (p *prefetcher) read(pid uint32, id index.NodeID) {
 		w.run /= 2 // to another directory, maybe
 		return
 	}
-	w.run = min(max(2*w.run, 2), maxPrefetchRun)
+	w.run, p.room = min(max(2*w.run, 2), maxPrefetchRun), maxPrefetchSum
 	last := min(id+nearby, index.NodeID(p.t.t.Count()))
 	for next, left := id+1, w.run; next <= last && left > 0; next++ {
 		switch p.give(next) {
@@ -92,6 +94,7 @@ func (p *prefetcher) listed(pid uint32, dir index.NodeID) {
 	if err != nil {
 		return
 	}
+	p.room = maxPrefetchSum
 	for left := w.run; left > 0; left-- {
 		e, ok, err := d.Next()
 		if err != nil || !ok || p.t.child(e.ID) != nil {
@@ -123,12 +126,13 @@ func (p *prefetcher) give(id index.NodeID) gift {
 		return withheld
 	case !n.IsRegular() || n.Size == 0:
 		return passedOver
-	case n.Size > maxPrefetch || !p.t.fs.Cached(&n):
+	case n.Size > min(maxPrefetch, p.room) || !p.t.fs.Cached(&n):
 		return withheld
 	}
 	if got, err := p.t.fs.ReadAt(&n, p.buf[:n.Size], 0); int64(got) != n.Size || err != nil {
 		return withheld // whoever asks for it is told
 	}
+	p.room -= n.Size
 	if p.store(uint64(id), 0, p.buf[:n.Size]) != fuse.OK {
 		return withheld // the kernel does not know it
 	}
