@@ -264,6 +264,11 @@ const slow = int64(400 * time.Microsecond)
 // and again, and a wake-up for each shows beside a fast disk.
 const slowSync = int64(time.Millisecond)
 
+// slowWrite is that of a write: of a mebibyte the copying alone takes as long as
+// what is slow else, and many of them at once only wait for the lock of the file
+// that they go to, each with memory of its own.
+const slowWrite = 8 * slow
+
 // usuallySlow has what takes long from the first.
 var usuallySlow = map[uint32]int64{
 	opFsync:         2 * slowSync,
@@ -275,8 +280,11 @@ var usuallySlow = map[uint32]int64{
 
 func (s *Server) isSlow(h *fuse.InHeader) bool {
 	limit := slow
-	if h.Opcode == opFsync || h.Opcode == opFsyncDir {
+	switch h.Opcode {
+	case opFsync, opFsyncDir:
 		limit = slowSync
+	case opWrite:
+		limit = slowWrite
 	}
 	return h.Opcode < maxOpcode && s.slowness[h.Opcode].Load() >= limit
 }
