@@ -767,8 +767,11 @@ func (w *workload) replace() bool { return w.replaceFile(w.file()) }
 func (w *workload) replaceFile(p *place) bool {
 	w.t.Helper()
 	tmp := fmt.Sprintf("tmp%d", w.now())
-	w.knows(p.attr.Node)
 	var a cow.Attr
+	if found, err := w.u.Lookup(p.dir, tmp, &a); found || err != nil {
+		return false // a life before may have ended between its making and its renaming
+	}
+	w.knows(p.attr.Node)
 	f, err := w.u.CreateFile(crashCaller, p.dir, tmp, cow.Creation{Mode: index.ModeRegular | 0o644}, &a)
 	if err != nil {
 		w.fail("create "+tmp, err)

@@ -263,7 +263,7 @@ func (v *top) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 			return fuse.EPERM
 		}
 		v.dropGroupID(in, &s)
-	} else if !flushesTimes(in) && v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid&asks == 0 {
+	} else if !flushesTimes(in) && v.uncapped.CompareAndSwap(in.NodeId, 0) && in.Valid&asks == 0 && v.mayWrite(in) {
 		s.Valid = 0 // root writes: what it takes is gone, setuid and setgid stay
 	}
 	var a cow.Attr
@@ -322,18 +322,22 @@ func changes(in *fuse.SetAttrIn, s *cow.SetAttr) {
 	}
 }
 
+// mayWrite reports whether in, which asks for nothing, may come before a write: a
+// chown(2) to no owner and no group looks the same, but for its ctime. Without a
+// writeback cache the kernel sends none; then whoever has the file open may write.
+func (v *top) mayWrite(in *fuse.SetAttrIn) bool {
+	if v.passthrough {
+		return v.files.open(cow.Node(in.NodeId))
+	}
+	return in.Valid&fuse.FATTR_CTIME == 0
+}
+
 // strangers reports whether in, which asks for nothing, is a chown(2) to no owner
 // and no group by who does not own the file, which would lose setuid or setgid by
-// it. The kernel leaves that to us, where setattr_prepare of Linux says EPERM. A
-// write asks for the same beforehand, so a file that may be open for one is not
-// looked at.
+// it. The kernel leaves that to us, where setattr_prepare of Linux says EPERM.
 func (v *top) strangers(in *fuse.SetAttrIn) bool {
-	mayWrite := in.Valid&fuse.FATTR_CTIME == 0
-	if v.passthrough { // the kernel sends no ctime
-		mayWrite = v.files.open(cow.Node(in.NodeId))
-	}
 	var a cow.Attr
-	if !v.enforced || mayWrite || v.u.Attr(cow.Node(in.NodeId), &a) != nil {
+	if !v.enforced || v.mayWrite(in) || v.u.Attr(cow.Node(in.NodeId), &a) != nil {
 		return false
 	}
 	if a.UID == in.Caller.Uid || a.Mode&syscall.S_IFMT == syscall.S_IFDIR || a.Mode&(syscall.S_ISUID|syscall.S_ISGID) == 0 {

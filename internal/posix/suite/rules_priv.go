@@ -85,6 +85,13 @@ var privGroups = []group{
 			fallocate 1 punch,keep 0 4
 			getxattr f security.capability = ENODATA
 			lstat f mode = 6777`, nil},
+		{"goes when root asks for no owner, of what had capabilities too", `
+			mknod f file 6777
+			chmod f 6777
+			setxattr f security.capability "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+			chown f -1 -1
+			getxattr f security.capability = ENODATA
+			lstat f mode = 777`, nil},
 		{"setgid without execution by the group means locking", `
 			create f 777
 			write f data
