@@ -45,7 +45,7 @@ type Result struct {
 // out to be malformed, so that a hash of src above it sees every byte; only an
 // error of src, dst, index or the sidecar, or one of a limit, ends it earlier.
 //
-// Memory is bounded whatever the stream: about 2 MiB for gzip and plain, for
+// Memory is bounded whatever the stream: about 4 MiB for gzip and plain, for
 // zstd up to 12 MiB and the frame's window (128 MiB at most), and 32 bytes for
 // each chunk. Decoding has a goroutine of its own beside dst.
 //
@@ -136,7 +136,7 @@ func (b *builder) build(in *sourceReader, opt Options) error {
 	case Gzip:
 		b.t.method = methodGzip
 		p := &gzipProducer{spacing: b.spacing}
-		c := &gzipConsumer{b: b, pack: pack}
+		c := &gzipConsumer{b: b}
 		err = run(func(pl *pipeline) error { return p.run(br, pl) }, c.consume)
 		b.t.trailing = p.trailing
 		c.closeChunk()

@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"io"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/imgfs/imgfs/layerstore/seek/inflate"
 )
 
@@ -236,12 +238,12 @@ func (g *gzipProducer) located(err error) error {
 
 // gzipConsumer checks the pieces of gzipProducer and writes them and the index.
 type gzipConsumer struct {
-	b    *builder
-	pack *packer
-	crc  uint32 // of the member so far
-	size int64  // of the member so far
-	cur  entry  // the chunk being filled
-	sum  uint32 // its CRC-32C so far
+	b       *builder
+	windows *zstd.Encoder // made at first need
+	crc     uint32        // of the member so far
+	size    int64         // of the member so far
+	cur     entry         // the chunk being filled
+	sum     uint32        // its CRC-32C so far
 }
 
 func (g *gzipConsumer) consume(p *piece) error {
@@ -311,7 +313,10 @@ func (g *gzipConsumer) window(m *mark, window []byte) error {
 	rec := binary.LittleEndian.AppendUint64(nil, uint64(len(window)))
 	rec = binary.LittleEndian.AppendUint64(rec, uint64(m.blockBit))
 	if len(window) > 0 {
-		rec = g.pack.encoder().EncodeAll(window, rec)
+		if g.windows == nil {
+			g.windows = newEncoder(zstd.SpeedDefault)
+		}
+		rec = g.windows.EncodeAll(window, rec)
 	}
 	rec = binary.LittleEndian.AppendUint32(rec, crc32c(0, rec))
 	g.cur = entry{out: g.b.size, in: m.in, aux: g.b.index.off, auxLen: uint32(len(rec))}

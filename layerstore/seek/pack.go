@@ -17,7 +17,7 @@ const packedChunk = 1 << 20
 type packer struct {
 	b       *builder
 	sidecar func() (io.Writer, error)
-	enc     *zstd.Encoder
+	enc     *zstd.Encoder // made at first need
 	all     bool          // every chunk of the stream is packed into to
 	to      *offsetWriter // the sidecar or the index
 	out     int64         // uncompressed offset of the chunk being filled
@@ -33,15 +33,13 @@ type packed struct {
 	data []byte
 }
 
-// encoder returns the encoder; made at first need.
-func (k *packer) encoder() *zstd.Encoder {
-	if k.enc == nil {
-		// The options are constants: no error can come.
-		k.enc, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
-			zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithEncoderCRC(false),
-			zstd.WithWindowSize(packedChunk), zstd.WithLowerEncoderMem(true))
-	}
-	return k.enc
+// newEncoder returns an encoder of frames of up to packedChunk bytes.
+func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
+	// The options are constants: no error can come.
+	enc, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(level),
+		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithEncoderCRC(false),
+		zstd.WithWindowSize(packedChunk), zstd.WithLowerEncoderMem(true))
+	return enc
 }
 
 // useSidecar makes all chunks of the stream go to the sidecar, if the caller
@@ -94,7 +92,10 @@ func (k *packer) submit() error {
 			return err
 		}
 	}
-	raw, out, enc := k.buf, k.out, k.encoder()
+	if k.enc == nil {
+		k.enc = newEncoder(zstd.SpeedFastest)
+	}
+	raw, out, enc := k.buf, k.out, k.enc
 	k.buf = nil
 	k.out += int64(len(raw))
 	job := make(chan packed, 1)
