@@ -444,6 +444,32 @@ func TestCompressedWhole(t *testing.T) {
 	sameListing(t, listing(t, s), "")
 }
 
+// What is verified behind a mount leaves the next to open it nothing to make.
+func TestInPlaceVerifiedBehind(t *testing.T) {
+	path := textImage(t, "docker.io/library/place:latest", "", "who=one a/ a/b=text || a/c=x")
+	s := openStore(t)
+	open := func(unverified bool) *imgfs.Image {
+		i, err := s.OpenImage(context.Background(), path, nil, imgfs.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i.Unverified() != unverified {
+			t.Errorf("unverified: %v", !unverified)
+		}
+		return i
+	}
+	first := open(true)
+	if err := first.Verify(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	made, stamps := storeFiles(t, s, "index/place/"), modTimes(t, s)
+	open(false).Close()
+	if again := storeFiles(t, s, "index/place/"); !slices.Equal(again, made) || modTimes(t, s) != stamps {
+		t.Errorf("there were %q, then %q", made, again)
+	}
+}
+
 func TestInPlace(t *testing.T) {
 	path := textImage(t, "docker.io/library/place:latest", "", "who=one a/ a/b=text || a/c=x")
 	s := openStore(t)

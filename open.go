@@ -41,6 +41,7 @@ type Image struct {
 	container *found              // of an engine's store; nil for others
 	lease     *layerstore.Lease
 	source    io.Closer                                               // the archive
+	keepTree  func(context.Context) error                             // in place: makes the tree that the layers have by now
 	hashes    func(ctx context.Context, k int) (*index.Hashes, error) // of an image of the store
 
 	mu      sync.Mutex
@@ -469,13 +470,11 @@ func (s *Store) openPlace(ctx context.Context, k int, a *archive.Layer, opt Open
 	return p, nil
 }
 
-// openPlaceTree opens or makes the tree of layers in place.
+// openPlaceTree opens the file system of layers in place.
 func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) error {
-	keys := make([]string, len(i.places))
 	sources := make([]unionfs.Source, len(i.places))
 	history := c.LayerHistory()
 	for k, p := range i.places {
-		keys[k] = p.Key()
 		sources[k].DiffID = string(p.Layer().DiffID)
 		if k < len(history) {
 			sources[k].CreatedBy = history[k].CreatedBy
@@ -489,8 +488,30 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 	if chain := image.ChainIDs(diffIDs); len(chain) > 0 {
 		i.chain = chain[len(chain)-1]
 	}
-	path := s.ls.PlaceTreePath(keys)
-	tree, err := openTree(path, func() error {
+	tree, path, err := i.placeTree(ctx, s)
+	if err != nil {
+		return err
+	}
+	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) { return i.places[k], nil })
+	i.FS.Damaged = func() { os.Remove(path) }
+	i.keepTree = func(ctx context.Context) error {
+		tree, _, err := i.placeTree(ctx, s)
+		if err != nil {
+			return err
+		}
+		return tree.Close()
+	}
+	return nil
+}
+
+// placeTree opens the tree of layers in place, made if it is not there.
+func (i *Image) placeTree(ctx context.Context, s *Store) (tree *index.Tree, path string, err error) {
+	keys := make([]string, len(i.places))
+	for k, p := range i.places {
+		keys[k] = p.Key()
+	}
+	path = s.ls.PlaceTreePath(keys)
+	tree, err = openTree(path, func() error {
 		stage, err := s.ls.NewStage()
 		if err != nil {
 			return err
@@ -514,12 +535,7 @@ func (i *Image) openPlaceTree(ctx context.Context, s *Store, c *image.Config) er
 		}
 		return stage.Commit()
 	})
-	if err != nil {
-		return err
-	}
-	i.FS = unionfs.NewFS(tree, sources, func(k int) (io.ReaderAt, error) { return i.places[k], nil })
-	i.FS.Damaged = func() { os.Remove(path) }
-	return nil
+	return tree, path, err
 }
 
 // Hashes opens the content hashes of layer k, 0 is the base, for whoever asks
@@ -571,6 +587,7 @@ func (i *Image) Verify(ctx context.Context) error {
 // has changed: it is read with checks from now on, or not at all.
 func (i *Image) verify(ctx context.Context, settled func(layer int)) error {
 	var errs []error
+	before := i.Unverified()
 	for k, p := range i.places {
 		if p.Verified() {
 			continue
@@ -585,6 +602,11 @@ func (i *Image) verify(ctx context.Context, settled func(layer int)) error {
 		if p.Verified() || p.Failed() != nil {
 			settled(k)
 		}
+	}
+	if before && !i.Unverified() {
+		// The tree that the next to open the image looks for. If it cannot be
+		// kept, that one makes it.
+		_ = i.keepTree(ctx)
 	}
 	return joinLayers(errs)
 }
