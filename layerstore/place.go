@@ -463,6 +463,12 @@ func (p *Place) ReadAt(b []byte, off int64) (int, error) {
 	return st.r.ReadAt(b, off)
 }
 
+// Cached is that of seek.Reader; of a layer that is not verified nothing is.
+func (p *Place) Cached(off, n int64) bool {
+	st := p.state.Load()
+	return st.verified && st.content.Cached(off, n)
+}
+
 // Close ends reading.
 func (p *Place) Close() error {
 	return errors.Join(p.closeContent(), p.src.Close())

@@ -106,3 +106,38 @@ func TestPlaceTableLost(t *testing.T) {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
+
+// Only of a verified place is anything given ahead.
+func TestPlaceCached(t *testing.T) {
+	s := testStore(t)
+	raw := tartest.Tar(t, "a=1")
+	path := filepath.Join(t.TempDir(), "layer")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPlace(s, Range{path, 0, int64(len(raw)), nil}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	read := func(want bool) {
+		t.Helper()
+		if p.Cached(0, 1) {
+			t.Error("cached before it was read")
+		}
+		if _, err := p.ReadAt(make([]byte, 1), 0); err != nil {
+			t.Error(err)
+		}
+		if got := p.Cached(0, 1); got != want {
+			t.Errorf("cached: %v, want %v", got, want)
+		}
+	}
+	read(false)
+	if err := p.Verify(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	read(true)
+	if p.Cached(int64(len(raw)), 1) {
+		t.Error("cached beyond the end")
+	}
+}
