@@ -139,7 +139,7 @@ func (w *worker) help() {
 
 // helpSpin is how long a helper looks for a request, in ns. It must be over
 // when the leader sleeps.
-const helpSpin = int64(minSpin / 2)
+const helpSpin = minSpin / 8
 
 // workerLocked returns one without anything to do, nil if there may be none more.
 // Preconditions: s.mu is held.

@@ -20,7 +20,7 @@ type spin struct {
 }
 
 const (
-	maxSpin = int64(50 * time.Microsecond)
+	maxSpin = int64(200 * time.Microsecond)
 	minSpin = maxSpin / 4 // below is as good as none
 
 	// soon is how long a sleep may last, with the time it takes to wake up, to
