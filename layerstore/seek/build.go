@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	defaultSpacing = 2 << 20
+	defaultSpacing = 512 << 10
 	minSpacing     = 64 << 10
 	defaultMaxSize = int64(1) << 40
 )
@@ -18,7 +18,7 @@ const (
 // Options of Build; the zero value works.
 type Options struct {
 	// Spacing is how many bytes of output lie between two seek points, about;
-	// 0 is 2 MiB. It is kept between 64 KiB and 4 MiB.
+	// 0 is 512 KiB. It is kept between 64 KiB and 4 MiB.
 	Spacing int64
 
 	// Sidecar is called at most once, when the stream cannot be entered

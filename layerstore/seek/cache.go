@@ -74,7 +74,7 @@ type chunk struct {
 func NewCache(maxBytes int64) *Cache {
 	procs := runtime.GOMAXPROCS(0)
 	c := &Cache{
-		max: maxBytes, ahead: min(procs, 4),
+		max: maxBytes, ahead: min(2*procs, 8),
 		sem: make(chan struct{}, 2*procs), zstd: zstdCodec(),
 		chunks: map[chunkKey]*chunk{},
 	}

@@ -128,10 +128,11 @@ type gzipProducer struct {
 	d        inflate.Decoder
 	spacing  int64
 	pl       *pipeline
-	hist     int   // where in the piece the member's output begins
-	out      int64 // bytes put out before the current piece
-	last     int64 // out at the last seek point
-	lastIn   int64 // compressed byte of the last seek point
+	hist     int                 // where in the piece the member's output begins
+	out      int64               // bytes put out before the current piece
+	last     int64               // out at the last seek point
+	lastIn   int64               // compressed byte of the last seek point
+	refs     *inflate.References // of the last seek point's window; nil: they were told
 	trailing bool
 }
 
@@ -194,12 +195,19 @@ func (g *gzipProducer) run(src io.Reader, pl *pipeline) error {
 func (g *gzipProducer) member() error {
 	for {
 		p := g.pl.cur
-		op, ev, err := g.d.Decode(p.buf, g.hist, p.hi, inflate.Window+pieceSize)
+		limit := inflate.Window + pieceSize
+		if g.refs != nil {
+			limit = min(limit, p.hi+inflate.Window-int(g.since()))
+		}
+		op, ev, err := g.d.Decode(p.buf, g.hist, p.hi, limit)
 		p.hi = op
 		if err != nil {
 			return g.located(err)
 		}
 		since := g.since()
+		if g.refs != nil && (since >= inflate.Window || ev == inflate.StreamEnd) {
+			g.endWindow()
+		}
 		switch {
 		case ev == inflate.StreamEnd:
 			crc, isize, err := readTrailer(&g.d)
@@ -208,10 +216,15 @@ func (g *gzipProducer) member() error {
 			}
 			g.mark(mark{kind: memberEnd, in: g.d.Bit(), crc: crc, isize: isize})
 		case ev == inflate.BlockEnd && (since >= g.spacing || since > 0 && g.d.Bit()>>3-g.lastIn > maxGap),
-			ev == inflate.Full && since+pieceSize+inflate.Slack > maxChunk:
+			ev == inflate.Full && since >= min(4*g.spacing, maxChunk-pieceSize-inflate.Slack):
+			if g.refs != nil {
+				g.endWindow()
+			}
 			g.mark(mark{kind: blockPoint, in: g.d.Bit(), blockBit: g.d.BlockBit(), point: true, hist: g.hist})
+			g.refs = new(inflate.References)
+			g.d.Track(g.refs)
 		}
-		if ev == inflate.Full || len(p.marks) >= maxMarks {
+		if p.hi >= inflate.Window+pieceSize || len(p.marks) >= maxMarks {
 			if err := g.flush(); err != nil {
 				return err
 			}
@@ -220,6 +233,13 @@ func (g *gzipProducer) member() error {
 			return nil
 		}
 	}
+}
+
+// endWindow tells what is copied of the last seek point's window.
+func (g *gzipProducer) endWindow() {
+	g.mark(mark{kind: windowEnd, refs: g.refs})
+	g.refs = nil
+	g.d.Track(nil)
 }
 
 // located adds the place in the compressed stream to an error of its format.
@@ -243,6 +263,8 @@ type gzipConsumer struct {
 	crc     uint32        // of the member so far
 	size    int64         // of the member so far
 	cur     entry         // the chunk being filled
+	window  []byte        // the bytes before it
+	block   int64         // position in bits of the block that it begins in
 	sum     uint32        // its CRC-32C so far
 }
 
@@ -270,7 +292,10 @@ func (g *gzipConsumer) consume(p *piece) error {
 			}
 		case blockPoint:
 			g.closeChunk()
-			if err := g.window(m, p.buf[max(m.hist, at-inflate.Window):at]); err != nil {
+			g.cur, g.block = entry{out: g.b.size, in: m.in}, m.blockBit
+			g.window = append(g.window[:0], p.buf[max(m.hist, at-inflate.Window):at]...)
+		case windowEnd:
+			if err := g.record(m.refs); err != nil {
 				return err
 			}
 		}
@@ -308,18 +333,20 @@ func (g *gzipConsumer) closeChunk() {
 	g.sum = 0
 }
 
-// window begins a chunk at m, writing the record it needs.
-func (g *gzipConsumer) window(m *mark, window []byte) error {
+// record writes the current chunk's window record: the bytes that the chunk
+// copies, and zeros between them, since most are not copied.
+func (g *gzipConsumer) record(refs *inflate.References) error {
+	window := refs.Keep(g.window)
 	rec := binary.LittleEndian.AppendUint64(nil, uint64(len(window)))
-	rec = binary.LittleEndian.AppendUint64(rec, uint64(m.blockBit))
+	rec = binary.LittleEndian.AppendUint64(rec, uint64(g.block))
 	if len(window) > 0 {
 		if g.windows == nil {
-			g.windows = newEncoder(zstd.SpeedDefault)
+			g.windows = newEncoder(zstd.SpeedFastest)
 		}
 		rec = g.windows.EncodeAll(window, rec)
 	}
 	rec = binary.LittleEndian.AppendUint32(rec, crc32c(0, rec))
-	g.cur = entry{out: g.b.size, in: m.in, aux: g.b.index.off, auxLen: uint32(len(rec))}
+	g.cur.aux, g.cur.auxLen = g.b.index.off, uint32(len(rec))
 	_, err := g.b.index.Write(rec)
 	return err
 }

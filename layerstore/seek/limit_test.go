@@ -223,3 +223,31 @@ func BenchmarkReadAt(b *testing.B) {
 		})
 	}
 }
+
+// An index keeps of each window what is copied, and a block that does not end
+// is entered in its middle.
+func TestPointsAreSmallAndNear(t *testing.T) {
+	for name, data := range map[string][]byte{"text": text(4 << 20), "zeros": make([]byte, 20<<20)} {
+		b, err := build(t, gz(t, data, 6), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := b.open(t, nil)
+		n := r.t.chunks()
+		for i := range n {
+			if lo, hi := r.t.span(i); hi-lo > 4*defaultSpacing+2*pieceSize {
+				t.Errorf("%s: chunk %d has %d bytes", name, i, hi-lo)
+			}
+		}
+		if n < 2 || len(b.index) > n*(6<<10) {
+			t.Errorf("%s: %d bytes of index for %d chunks", name, len(b.index), n)
+		}
+		for i := n - 1; i >= 0; i-- { // backwards: nothing is decoded ahead
+			lo, hi := r.t.span(i)
+			p := make([]byte, hi-lo)
+			if _, err := r.ReadAt(p, lo); err != nil || !bytes.Equal(p, data[lo:hi]) {
+				t.Errorf("%s: chunk %d: %v", name, i, err)
+			}
+		}
+	}
+}

@@ -28,6 +28,7 @@ const (
 	memberStart markKind = iota // of gzip; it is a seek point if point is set
 	memberEnd
 	blockPoint // a seek point inside a member
+	windowEnd  // what the last blockPoint's window is needed for is known
 	frameStart // of zstd
 	frameEnd
 )
@@ -37,12 +38,13 @@ type mark struct {
 	pos      int
 	kind     markKind
 	point    bool
-	hist     int    // blockPoint: where in buf the member's output begins
-	in       int64  // position in the stream: bits for gzip, bytes for zstd
-	blockBit int64  // blockPoint: position of the block's header
-	size     int64  // frameStart: size that the frame states, or -1
-	crc      uint32 // memberEnd: as the trailer has it
-	isize    uint32 // memberEnd: as the trailer has it
+	hist     int                 // blockPoint: where in buf the member's output begins
+	in       int64               // position in the stream: bits for gzip, bytes for zstd
+	blockBit int64               // blockPoint: position of the block's header
+	size     int64               // frameStart: size that the frame states, or -1
+	crc      uint32              // memberEnd: as the trailer has it
+	isize    uint32              // memberEnd: as the trailer has it
+	refs     *inflate.References // windowEnd: what of the window is copied
 }
 
 var errStopped = errors.New("stopped")

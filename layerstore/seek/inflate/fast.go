@@ -30,15 +30,17 @@ const (
 	fastEdge fastStatus = iota // near the end of the input, or at the limit
 	fastEnd                    // the block ended
 	fastBadSymbol
-	fastBadDistance
+	fastFar // a match that reaches back before the first byte is read, not copied
 )
 
 // fastBounds are the bounds of fast. They are kept in memory so that its
 // registers are left to what changes.
 type fastBounds struct {
-	first  uintptr // the first byte of history
+	first  uintptr // the first byte that may be copied
 	outEnd uintptr // no round begins there or behind
 	inEnd  uintptr // no round begins there or behind
+
+	length, back int // the match of fastFar
 }
 
 func load64(p unsafe.Pointer) uint64 {
@@ -67,12 +69,12 @@ func copy32(to, from unsafe.Pointer) {
 // matters.
 //
 // Preconditions:
-//   - 0 ≤ hist ≤ op < limit, limit+Slack ≤ len(out).
+//   - 0 ≤ first ≤ op < limit, limit+Slack ≤ len(out).
 //   - d.ip+inputEdge ≤ len(d.in).
-func (d *Decoder) fast(out []byte, hist, op, limit int) (int, fastStatus) {
+func (d *Decoder) fast(out []byte, first, op, limit int) (int, fastStatus) {
 	start := unsafe.Pointer(&out[0])
 	p := unsafe.Add(start, op)
-	d.first = uintptr(unsafe.Pointer(&out[hist]))
+	d.first = uintptr(unsafe.Pointer(&out[first]))
 	d.outEnd = uintptr(unsafe.Pointer(&out[limit]))
 	ip := unsafe.Pointer(&d.in[d.ip])
 	d.inEnd = uintptr(unsafe.Pointer(&d.in[len(d.in)-24]))
@@ -169,7 +171,8 @@ func (d *Decoder) fast(out []byte, hist, op, limit int) (int, fastStatus) {
 		if de >= 17<<16 { // so is the distance: words do not overlap
 			back := int(de>>16) + int(db&(1<<(de&63)-1)>>(de>>8&63))
 			if back > int(uintptr(p)-d.first) {
-				st = fastBadDistance
+				d.length, d.back = int(le>>16)+int(lb&(1<<(le&63)-1)>>(le>>8&63)), back
+				st = fastFar
 				break
 			}
 			from := unsafe.Add(p, -back)
@@ -189,7 +192,8 @@ func (d *Decoder) fast(out []byte, hist, op, limit int) (int, fastStatus) {
 		}
 		back := int(de>>16) + int(db&(1<<(de&63)-1)>>(de>>8&63))
 		if back > int(uintptr(p)-d.first) {
-			st = fastBadDistance
+			d.length, d.back = int(le>>16)+int(lb&(1<<(le&63)-1)>>(le>>8&63)), back
+			st = fastFar
 			break
 		}
 		to, from := p, unsafe.Add(p, -back)

@@ -76,12 +76,55 @@ type Decoder struct {
 	blockBit  int64 // position of the current block's header
 	fixedTabs bool  // the tables are those of fixed blocks
 
+	refs  *References // nil: nobody wants to know
+	since int         // bytes put out since Track
+	mark  int         // where in the buffer Track was called
+
 	fastBounds
 	lit   litTable
 	dist  distTable
 	inbuf []byte
 	work  builder
 }
+
+// References tell which of the Window bytes before some position of the output
+// are copied by matches behind it, and so are needed to start there. The zero
+// value has none.
+type References [Window / 64]uint64
+
+// Keep makes zeros of the bytes of window, which are those before the position,
+// that are not copied, and returns window from the first that is.
+func (r *References) Keep(window []byte) []byte {
+	off, first := Window-len(window), len(window)
+	for w, bits := range r {
+		lo, hi := max(64*w-off, 0), 64*w+64-off
+		switch {
+		case hi <= 0:
+		case bits == 0:
+			clear(window[lo:hi])
+		default:
+			for k := lo; k < hi; k++ {
+				if bits>>((k+off)%64)&1 == 0 {
+					window[k] = 0
+				} else {
+					first = min(first, k)
+				}
+			}
+		}
+	}
+	return window[first:]
+}
+
+// add adds the bytes from to (excluded) to, counted from the first of the window.
+func (r *References) add(from, to int) {
+	for k := from; k < to; k++ {
+		r[k/64] |= 1 << (k % 64)
+	}
+}
+
+// Track adds to refs what is copied from before the present position of the
+// output, until Window bytes were put out or it is called again. nil ends it.
+func (d *Decoder) Track(refs *References) { d.refs, d.since = refs, 0 }
 
 // Reset makes d read from src, whose first byte has the offset off in the
 // stream that errors and positions are told in.
@@ -90,6 +133,7 @@ func (d *Decoder) Reset(src io.Reader, off int64) {
 		d.inbuf = make([]byte, inputSize)
 	}
 	d.setInput(src, off)
+	d.Track(nil)
 	d.Begin()
 }
 
@@ -289,13 +333,18 @@ func (d *Decoder) Decode(buf []byte, hist, op, limit int) (int, Event, error) {
 	case afterStream:
 		return op, StreamEnd, nil
 	}
-	ended := false
+	if d.since >= Window {
+		d.refs = nil // no match reaches so far
+	}
+	start, ended := op, false
+	d.mark = op - d.since
 	var err error
 	if d.state == inStored {
 		op, ended, err = d.copyStored(buf, op, limit)
 	} else {
 		op, ended, err = d.huffman(buf, hist, op, limit)
 	}
+	d.since += op - start
 	switch {
 	case err != nil || !ended:
 		return op, Full, err
@@ -364,17 +413,25 @@ func (d *Decoder) copyStored(buf []byte, op, limit int) (int, bool, error) {
 // huffman decodes symbols: by the fast loop while there is room, by the
 // careful one at the edge of the input.
 func (d *Decoder) huffman(buf []byte, hist, op, limit int) (int, bool, error) {
+	first := hist // of what the fast loop may copy
+	if d.refs != nil {
+		first = max(hist, d.mark)
+	}
 	for {
 		if len(d.in)-d.ip >= inputEdge && op < limit {
 			var st fastStatus
-			op, st = d.fast(buf, hist, op, limit)
+			op, st = d.fast(buf, first, op, limit)
 			switch st {
 			case fastEnd:
 				return op, true, nil
 			case fastBadSymbol:
 				return op, false, d.corrupt("code of no symbol")
-			case fastBadDistance:
-				return op, false, d.corrupt("match reaches back before the first byte")
+			case fastFar:
+				var err error
+				if op, err = d.match(buf, hist, op, d.length, d.back); err != nil {
+					return op, false, err
+				}
+				continue
 			}
 		}
 		if op >= limit {
@@ -441,12 +498,22 @@ func (d *Decoder) careful(buf []byte, hist, op int) (int, bool, error) {
 	if err != nil {
 		return op, false, err
 	}
-	dist := int(v)
+	op, err = d.match(buf, hist, op, length, int(v))
+	return op, false, err
+}
+
+// match copies length bytes from dist bytes before op, and notes what of them
+// is wanted.
+func (d *Decoder) match(buf []byte, hist, op, length, dist int) (int, error) {
 	if dist > op-hist {
-		return op, false, d.corrupt("match reaches back before the first byte")
+		return op, d.corrupt("match reaches back before the first byte")
+	}
+	if from := op - dist; d.refs != nil && from < d.mark {
+		window := d.mark - Window
+		d.refs.add(from-window, min(from+length, d.mark)-window)
 	}
 	for end := op + length; op < end; op++ {
 		buf[op] = buf[op-dist]
 	}
-	return op, false, nil
+	return op, nil
 }

@@ -18,7 +18,8 @@ import (
 )
 
 // decodeAll decodes a whole stream with a buffer of the given size of output,
-// sliding it as a streaming caller does.
+// sliding it as a streaming caller does. If the size is odd it asks each time
+// what is copied from before.
 func decodeAll(r io.Reader, size int) ([]byte, error) {
 	var d Decoder
 	d.Reset(r, 0)
@@ -42,6 +43,9 @@ func drain(d *Decoder, size int) ([]byte, error) {
 			shift := op - Window
 			copy(buf, buf[shift:op])
 			hist, op = max(0, hist-shift), Window
+			if size%2 == 1 {
+				d.Track(new(References))
+			}
 		}
 	}
 }
@@ -233,6 +237,100 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// resume returns a decoder that stands at a bit of a block.
+func resume(t *testing.T, s sample, bit, block int64) *Decoder {
+	t.Helper()
+	d := new(Decoder)
+	d.Reset(bytes.NewReader(s.stream[block>>3:]), block>>3)
+	if err := d.SkipBits(uint(block & 7)); err != nil {
+		t.Fatal(err)
+	}
+	if block != bit {
+		if err := d.ResumeBlock(bytes.NewReader(s.stream[bit>>3:]), bit); err != nil {
+			t.Fatalf("%s: resume at bit %d of block %d: %v", s.name, bit, block, err)
+		}
+	}
+	return d
+}
+
+// What Track says is copied is enough to start there, and nothing of it can be
+// left out.
+func TestReferences(t *testing.T) {
+	const size = 70_000
+	some := 0
+	for _, s := range samples(t, size) {
+		var d Decoder
+		d.Reset(bytes.NewReader(s.stream), 0)
+		all, err := drain(&d, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		room := len(all) + 1 // so that the end of the stream is met
+		buf := make([]byte, room+Slack)
+		for _, at := range []int{0, 5000, Window, 60_000} {
+			d.Reset(bytes.NewReader(s.stream), 0)
+			op, ev := 0, BlockEnd
+			for at = min(at, len(all)); err == nil && op < at && ev != StreamEnd; {
+				op, ev, err = d.Decode(buf, 0, op, at)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, bit, block := op, d.Bit(), d.BlockBit()
+			var refs References
+			d.Track(&refs)
+			for steps := 1; err == nil && ev != StreamEnd; steps++ { // in steps, as a caller who slides
+				op, ev, err = d.Decode(buf, 0, op, min(op+steps*1000, room))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			again := func(window []byte) []byte {
+				out := make([]byte, Window+room+Slack)
+				op, ev := Window, BlockEnd
+				if at >= len(all) {
+					return nil
+				}
+				e := resume(t, s, bit, block)
+				hist := Window - copy(out[Window-len(window):], window)
+				for err = nil; err == nil && ev != StreamEnd; {
+					op, ev, err = e.Decode(out, hist, op, Window+room)
+				}
+				if err != nil {
+					t.Fatalf("%s from %d: %v", s.name, at, err)
+				}
+				return out[Window:op]
+			}
+			whole := all[max(0, at-Window):at]
+			kept := refs.Keep(bytes.Clone(whole))
+			if got := again(kept); !bytes.Equal(got, all[at:]) {
+				t.Fatalf("%s from %d: bytes differ", s.name, at)
+			}
+			wanted := 0
+			for _, c := range refs.Keep(bytes.Repeat([]byte{1}, len(whole))) {
+				wanted += int(c)
+			}
+			turned := bytes.Clone(kept)
+			for k := range turned {
+				turned[k] = ^turned[k]
+			}
+			changed := 0
+			for k, c := range again(turned) {
+				if c != all[at+k] {
+					changed++
+				}
+			}
+			if changed < wanted {
+				t.Errorf("%s from %d: %d bytes are kept, %d are copied", s.name, at, wanted, changed)
+			}
+			some += wanted
+		}
+	}
+	if some == 0 {
+		t.Error("nothing was ever copied")
+	}
+}
+
 // TestResume stops at every place where Decode can stop and starts again
 // there, with the history alone.
 func TestResume(t *testing.T) {
@@ -255,17 +353,8 @@ func TestResume(t *testing.T) {
 			if ev == StreamEnd {
 				break
 			}
-			bit, block := d.Bit(), d.BlockBit()
-			var e Decoder
-			e.Reset(bytes.NewReader(s.stream[block>>3:]), block>>3)
-			if err := e.SkipBits(uint(block & 7)); err != nil {
-				t.Fatal(err)
-			}
-			if block != bit {
-				if err := e.ResumeBlock(bytes.NewReader(s.stream[bit>>3:]), bit); err != nil {
-					t.Fatalf("%s: resume at bit %d of block %d: %v", s.name, bit, block, err)
-				}
-			}
+			bit := d.Bit()
+			e := resume(t, s, bit, d.BlockBit())
 			out := make([]byte, Window+len(want)-op+Slack)
 			w := copy(out[max(0, Window-op):], buf[max(0, op-Window):op])
 			h := max(0, Window-op)
