@@ -64,9 +64,10 @@ func machine() string {
 			model, _, _ = strings.Cut(rest, "\n")
 		}
 	}
-	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		kernel = []byte("of unknown release")
+	kernel := "of unknown release"
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		// What follows the numbers is who built it.
+		kernel, _, _ = strings.Cut(strings.TrimSpace(string(release)), "-")
 	}
 	var si syscall.Sysinfo_t
 	memory := "unknown memory"
@@ -74,7 +75,7 @@ func machine() string {
 		memory = fmt.Sprintf("%d GB", (uint64(si.Totalram)*uint64(si.Unit)+1<<29)>>30)
 	}
 	return fmt.Sprintf("%s, %d cores, %s, Linux %s, %s", model, runtime.NumCPU(), memory,
-		strings.TrimSpace(string(kernel)), runtime.Version())
+		kernel, runtime.Version())
 }
 
 func (t *report) line(r row, name string) *line {

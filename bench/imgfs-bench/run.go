@@ -75,13 +75,12 @@ func (b *bench) run(rows []row) (err error) {
 	if b.report.Version, err = b.version(); err != nil {
 		return err
 	}
-	if err := b.measure(rows); err != nil {
-		return err
-	}
+	// What ends a run leaves the figures that it has.
+	err = b.measure(rows)
 	b.report.sort(rows)
 	b.report.print(os.Stdout, rows)
 	if b.json != "" {
-		err = b.report.write(b.json)
+		err = errors.Join(err, b.report.write(b.json))
 	}
 	if b.lines != "" {
 		err = errors.Join(err, b.report.writeLines(b.lines))

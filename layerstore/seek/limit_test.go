@@ -189,39 +189,48 @@ func BenchmarkBuild(b *testing.B) {
 }
 
 func BenchmarkReadAt(b *testing.B) {
-	data := text(64 << 20)
-	for name, stream := range map[string][]byte{"gzip": gz(b, data, 6), "plain": data, "zstd": zs(b, data, 1<<20)} {
-		x, err := build(b, stream, Options{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for temp, size := range map[string]int64{"cold": 0, "warm": 256 << 20} {
-			b.Run(name+"/"+temp, func(b *testing.B) {
-				r := x.open(b, NewCache(size))
-				io.Copy(io.Discard, io.NewSectionReader(r, 0, r.Size()))
-				p := make([]byte, 4096)
-				rnd := rand.New(rand.NewPCG(1, 1))
-				b.ReportAllocs()
-				for b.Loop() {
-					if _, err := r.ReadAt(p, rnd.Int64N(r.Size()-4096)); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
-		b.Run(name+"/forwards", func(b *testing.B) {
-			r := x.open(b, NewCache(16<<20))
-			b.SetBytes(r.Size())
-			buf := make([]byte, 128<<10)
+	for name, pack := range map[string]func([]byte) []byte{
+		"gzip":  func(data []byte) []byte { return gz(b, data, 6) },
+		"plain": func(data []byte) []byte { return data },
+		"zstd":  func(data []byte) []byte { return zs(b, data, 1<<20) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			x, err := build(b, pack(text(32<<20)), Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			benchmarkReadAt(b, x)
+		})
+	}
+}
+
+func benchmarkReadAt(b *testing.B, x built) {
+	for temp, size := range map[string]int64{"cold": 0, "warm": 256 << 20} {
+		b.Run(temp, func(b *testing.B) {
+			r := x.open(b, NewCache(size))
+			io.Copy(io.Discard, io.NewSectionReader(r, 0, r.Size()))
+			p := make([]byte, 4096)
+			rnd := rand.New(rand.NewPCG(1, 1))
+			b.ReportAllocs()
 			for b.Loop() {
-				for off := int64(0); off < r.Size(); off += int64(len(buf)) {
-					if _, err := r.ReadAt(buf, off); err != nil && err != io.EOF {
-						b.Fatal(err)
-					}
+				if _, err := r.ReadAt(p, rnd.Int64N(r.Size()-4096)); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})
 	}
+	b.Run("forwards", func(b *testing.B) {
+		r := x.open(b, NewCache(16<<20))
+		b.SetBytes(r.Size())
+		buf := make([]byte, 128<<10)
+		for b.Loop() {
+			for off := int64(0); off < r.Size(); off += int64(len(buf)) {
+				if _, err := r.ReadAt(buf, off); err != nil && err != io.EOF {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
 }
 
 // An index keeps of each window what is copied, and a block that does not end
