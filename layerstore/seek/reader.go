@@ -96,15 +96,21 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	return n, atEnd
 }
 
-// Cached reports whether the n bytes at off lie decoded in one chunk, so that
-// ReadAt waits for nothing.
+// Cached reports whether the n bytes at off lie decoded, so that ReadAt waits
+// for nothing.
 func (r *Reader) Cached(off, n int64) bool {
 	if r.t == nil || off < 0 || n <= 0 || off >= r.size || n > r.size-off {
 		return false
 	}
-	i := r.t.find(off)
-	lo, _ := r.t.span(i)
-	return r.cache.has(r, i, off-lo+n)
+	for end := off + n; off < end; {
+		i := r.t.find(off)
+		lo, hi := r.t.span(i)
+		if !r.cache.has(r, i, min(end, hi)-lo) {
+			return false
+		}
+		off = hi
+	}
+	return true
 }
 
 // readChunk reads up to the end of the chunk that holds off.
