@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A bench measures rows: each by all its systems in turn, each turn a mount of
@@ -249,7 +250,8 @@ func (b *bench) row(r row) error {
 			}
 			if err != nil { // others' faults do not end the table
 				failed = append(failed, system)
-				b.report.Skipped[r.title()+", "+system+" from then on"] = err.Error()
+				why, _, _ := strings.Cut(strings.ReplaceAll(err.Error(), b.dir, ""), "\n")
+				b.report.Skipped[r.title()+", "+system+" from then on"] = why
 				fmt.Fprintf(os.Stderr, "imgfs-bench: %s: %s is left out: %v\n", r.title(), system, err)
 			}
 		}
@@ -331,7 +333,11 @@ func (b *bench) workAt(r row, system string, m *mounted) error {
 			}
 		}
 		at := effortOf(m.pid)
+		hung := killIfHung(m.pid)
 		figures, worked, errno, err := w.do(s.name)
+		if !hung.Stop() {
+			err = errors.Join(fmt.Errorf("%s: no end after %v: server killed", s.name, mostOfStep), err)
+		}
 		if err != nil {
 			return errors.Join(err, w.end())
 		}
@@ -358,6 +364,20 @@ func (b *bench) workAt(r row, system string, m *mounted) error {
 			b.report.add(r, thePeak, system, mebibytes, w.mostAnon())
 		}
 	}
+}
+
+// mostOfStep is how long a step of a workload may take: the slowest peers need a
+// tenth of it.
+const mostOfStep = 5 * time.Minute
+
+// killIfHung kills the server pid, if it is not 0, unless it is stopped before the time
+// is over. Then whoever waits for an answer gets an error.
+func killIfHung(pid int) *time.Timer {
+	return time.AfterFunc(mostOfStep, func() {
+		if pid != 0 {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
 }
 
 // command returns a call of imgfs with the store of this run.
