@@ -90,6 +90,11 @@ func (t *report) line(r row, name string) *line {
 	return l
 }
 
+// drop forgets a row that came to no end.
+func (t *report) drop(r row) {
+	t.Lines = slices.DeleteFunc(t.Lines, func(l *line) bool { return l.Row == r.name && l.Shape == r.shape })
+}
+
 // find returns a line, or nil.
 func (t *report) find(row, shape, name string) *line {
 	i := slices.IndexFunc(t.Lines, func(l *line) bool { return l.Row == row && l.Shape == shape && l.Name == name })

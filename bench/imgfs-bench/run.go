@@ -167,9 +167,11 @@ func (b *bench) measure(rows []row) error {
 				continue
 			}
 			b.enter(private)
-			if err := b.row(r); b.ctx.Err() != nil {
-				return errors.New("interrupted")
-			} else if err != nil {
+			if err := b.row(r); err != nil {
+				b.report.drop(r)
+				if b.ctx.Err() != nil {
+					return errors.New("interrupted")
+				}
 				return fmt.Errorf("%s: %w", r.title(), err)
 			}
 			b.report.printRow(os.Stderr, r)
