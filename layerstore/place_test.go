@@ -20,13 +20,20 @@ func openPlace(s *Store, at Range, verify bool) (*Place, error) {
 	return s.OpenPlace(context.Background(), Layer{}, at, verify, nil, index.Limits{})
 }
 
-func TestOpenPlaceWantsTheFile(t *testing.T) {
-	s, dir := testStore(t), t.TempDir()
-	raw := tartest.Tar(t, "a=1")
-	path := filepath.Join(dir, "layer")
+// placeFile writes a plain layer tar and returns its path and bytes.
+func placeFile(t *testing.T) (path string, raw []byte) {
+	t.Helper()
+	path, raw = filepath.Join(t.TempDir(), "layer"), tartest.Tar(t, "a=1")
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return path, raw
+}
+
+func TestOpenPlaceWantsTheFile(t *testing.T) {
+	s := testStore(t)
+	path, raw := placeFile(t)
+	dir := filepath.Dir(path)
 	fi, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
@@ -67,11 +74,7 @@ func countFDs(t *testing.T) int {
 // A pass made again for a lost table leaves readers and descriptors alone.
 func TestPlaceTableLost(t *testing.T) {
 	s := testStore(t)
-	raw := tartest.Tar(t, "a=1")
-	path := filepath.Join(t.TempDir(), "layer")
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path, raw := placeFile(t)
 	open := func() *Place {
 		p, err := openPlace(s, Range{path, 0, int64(len(raw)), nil}, true)
 		if err != nil {
@@ -110,11 +113,7 @@ func TestPlaceTableLost(t *testing.T) {
 // Only of a verified place is anything given ahead.
 func TestPlaceCached(t *testing.T) {
 	s := testStore(t)
-	raw := tartest.Tar(t, "a=1")
-	path := filepath.Join(t.TempDir(), "layer")
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path, raw := placeFile(t)
 	p, err := openPlace(s, Range{path, 0, int64(len(raw)), nil}, false)
 	if err != nil {
 		t.Fatal(err)

@@ -205,7 +205,7 @@ func (g *gzipProducer) member() error {
 			return g.located(err)
 		}
 		since := g.since()
-		if g.refs != nil && (since >= inflate.Window || ev == inflate.StreamEnd) {
+		if since >= inflate.Window || ev == inflate.StreamEnd {
 			g.endWindow()
 		}
 		switch {
@@ -217,9 +217,7 @@ func (g *gzipProducer) member() error {
 			g.mark(mark{kind: memberEnd, in: g.d.Bit(), crc: crc, isize: isize})
 		case ev == inflate.BlockEnd && (since >= g.spacing || since > 0 && g.d.Bit()>>3-g.lastIn > maxGap),
 			ev == inflate.Full && since >= min(4*g.spacing, maxChunk-pieceSize-inflate.Slack):
-			if g.refs != nil {
-				g.endWindow()
-			}
+			g.endWindow()
 			g.mark(mark{kind: blockPoint, in: g.d.Bit(), blockBit: g.d.BlockBit(), point: true, hist: g.hist})
 			g.refs = new(inflate.References)
 			g.d.Track(g.refs)
@@ -235,8 +233,11 @@ func (g *gzipProducer) member() error {
 	}
 }
 
-// endWindow tells what is copied of the last seek point's window.
+// endWindow tells, once, what is copied of the last seek point's window.
 func (g *gzipProducer) endWindow() {
+	if g.refs == nil {
+		return
+	}
 	g.mark(mark{kind: windowEnd, refs: g.refs})
 	g.refs = nil
 	g.d.Track(nil)
@@ -341,7 +342,7 @@ func (g *gzipConsumer) record(refs *inflate.References) error {
 	rec = binary.LittleEndian.AppendUint64(rec, uint64(g.block))
 	if len(window) > 0 {
 		if g.windows == nil {
-			g.windows = newEncoder(zstd.SpeedFastest)
+			g.windows = newEncoder()
 		}
 		rec = g.windows.EncodeAll(window, rec)
 	}

@@ -34,9 +34,9 @@ type packed struct {
 }
 
 // newEncoder returns an encoder of frames of up to packedChunk bytes.
-func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
+func newEncoder() *zstd.Encoder {
 	// The options are constants: no error can come.
-	enc, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(level),
+	enc, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithEncoderCRC(false),
 		zstd.WithWindowSize(packedChunk), zstd.WithLowerEncoderMem(true))
 	return enc
@@ -93,7 +93,7 @@ func (k *packer) submit() error {
 		}
 	}
 	if k.enc == nil {
-		k.enc = newEncoder(zstd.SpeedFastest)
+		k.enc = newEncoder()
 	}
 	raw, out, enc := k.buf, k.out, k.enc
 	k.buf = nil
