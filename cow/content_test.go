@@ -44,12 +44,12 @@ func lowFS(tb testing.TB, wrap func(io.ReaderAt) io.ReaderAt, files ...lowFile) 
 	for k := range files {
 		names = append(names, index.DirEntry[index.NodeID]{ID: index.NodeID(k + 2), Type: unix.DT_REG, Name: fmt.Sprint(k)})
 	}
-	addr, err := w.Dir(names)
+	block, err := w.Dir(names)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	root := index.Node{Mode: index.ModeDir | 0o755, Nlink: 2}
-	root.SetDir(addr, 0)
+	root.SetDir(block, 0)
 	if err := w.Node(&root); err != nil {
 		tb.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func numberedTree(t *testing.T, order string) *unionfs.FS {
 	}
 	id := func(c byte) index.NodeID { return index.NodeID(strings.IndexByte(order, c) + 2) }
 	in := map[byte]string{'/': "abci", 'i': "j", 'j': "d"}
-	addr := map[byte]uint64{}
+	blocks := map[byte]index.DirBlock{}
 	for dir, names := range in {
 		var list []index.DirEntry[index.NodeID]
 		for _, c := range []byte(names) {
@@ -42,7 +42,7 @@ func numberedTree(t *testing.T, order string) *unionfs.FS {
 			}
 			list = append(list, e)
 		}
-		if addr[dir], err = w.Dir(list); err != nil {
+		if blocks[dir], err = w.Dir(list); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,7 +58,7 @@ func numberedTree(t *testing.T, order string) *unionfs.FS {
 			if c == 'j' {
 				parent, n.Nlink = id('i'), 2
 			}
-			n.SetDir(addr[c], uint32(parent))
+			n.SetDir(blocks[c], uint32(parent))
 		}
 		if err := w.Node(&n); err != nil {
 			t.Fatal(err)

@@ -55,18 +55,18 @@ func treeTable(b *testing.B, n int) (*Layer, []EntryID, []string) {
 			list = append(list, DirEntry[EntryID]{EntryID(len(nodes)), 8, name})
 			dirs, names = append(dirs, dir), append(names, name)
 		}
-		addr, err := w.Dir(list)
+		block, err := w.Dir(list)
 		if err != nil {
 			b.Fatal(err)
 		}
-		nodes[dir-1].SetDir(addr, RootID)
+		nodes[dir-1].SetDir(block, RootID)
 	}
-	addr, err := w.Dir(top)
+	block, err := w.Dir(top)
 	if err != nil {
 		b.Fatal(err)
 	}
 	nodes[0] = Node{Mode: ModeDir | 0o755, Nlink: 2}
-	nodes[0].SetDir(addr, RootID)
+	nodes[0].SetDir(block, RootID)
 	for i := range nodes {
 		if err := w.Node(&nodes[i]); err != nil {
 			b.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math"
 	"strconv"
+	"unsafe"
 )
 
 // A table file is a bbolt database with one bucket "t", followed by a trailer
@@ -25,7 +26,7 @@ import (
 //	 4  4  nlink
 //	 8  4  uid
 //	12  4  gid
-//	16  8  size in bytes; of a directory: the number of its parent
+//	16  8  size in bytes; of a directory: u32 number of its parent, u32 number of its entries
 //	24  8  mtime, seconds
 //	32  4  mtime, nanoseconds
 //	36  2  layer, 0 is the base
@@ -37,9 +38,8 @@ import (
 //
 // Directory block:
 //
-//	0  4  n, number of entries
-//	4  4  length of the block
-//	8  8n probes, sorted by hash, then by name: u32 hash of the name, u32 offset of its entry in the block
+//	0  4  length of the block
+//	4  8n probes, sorted by hash, then by name: u32 hash of the name, u32 offset of its entry in the block
 //	…  …  entries, in order of their numbers: u32 number, u8 type (DT_*, DT_WHT is a whiteout), u8 length of the name, name
 //
 // String: u32 length, bytes.
@@ -54,18 +54,18 @@ import (
 // footer:
 //
 //	-32 8  "imgfsIXT"
-//	-24 4  version, 2
+//	-24 4  version, 3
 //	-20 8  length of the bbolt file
 //	-12 4  number of checksums
 //	 -8 4  number of blocks with page headers
 //	 -4 4  CRC-32C of the trailer before it
 const (
-	formatVersion = 2
+	formatVersion = 3
 	nodeSize      = 64
 	segmentNodes  = 1 << 16
 	segmentSize   = segmentNodes * nodeSize // 4 MiB
 	crcBlock      = 64 << 10
-	dirHead       = 8
+	dirHead       = 4
 	probeSize     = 8
 	entryHead     = 6
 	extentSize    = 24
@@ -120,6 +120,7 @@ type Node struct {
 	Data      int64  // regular files: offset of the content in the uncompressed layer
 	Rdev      uint32 // devices
 	Parent    uint32 // directories: number of the parent
+	entries   uint32 // directories: how many
 	addr      uint64 // directories, symlinks, open hard links
 	extra     uint64
 }
@@ -155,7 +156,7 @@ func (n *Node) encode(b []byte) {
 	size, data := uint64(n.Size), uint64(n.Data)
 	switch n.Mode & ModeType {
 	case ModeDir:
-		size, data = uint64(n.Parent), n.addr
+		size, data = uint64(n.entries)<<32|uint64(n.Parent), n.addr
 	case ModeSymlink, 0:
 		data = n.addr
 	case ModeChar, ModeBlock:
@@ -189,10 +190,10 @@ func (n *Node) decode(b []byte) {
 	n.Header = int64(le.Uint64(b[40:]))
 	data := le.Uint64(b[48:])
 	n.extra = le.Uint64(b[56:])
-	n.Size, n.Data, n.Rdev, n.Parent, n.addr = 0, 0, 0, 0, 0
+	n.Size, n.Data, n.Rdev, n.Parent, n.entries, n.addr = 0, 0, 0, 0, 0, 0
 	switch n.Mode & ModeType {
 	case ModeDir:
-		n.Parent, n.addr = uint32(size), data
+		n.Parent, n.entries, n.addr = uint32(size), uint32(size>>32), data
 	case ModeSymlink, 0:
 		n.Size, n.addr = int64(size), data
 	case ModeChar, ModeBlock:
@@ -202,22 +203,28 @@ func (n *Node) decode(b []byte) {
 	}
 }
 
-// hashName mixes eight bytes a step and ends in a full mix, so that the top
-// bits spread evenly: a probe is found by interpolation over them.
+// hashName mixes eight bytes a step, the last ones of a long name once more
+// if they are no whole step, and ends in a full mix, so that the top bits
+// spread evenly: a probe is found by interpolation over them.
 func hashName(name string) uint32 {
-	h := uint64(14695981039346656037)
-	i := 0
-	for ; i+8 <= len(name); i += 8 {
-		v := uint64(name[i]) | uint64(name[i+1])<<8 | uint64(name[i+2])<<16 | uint64(name[i+3])<<24 |
-			uint64(name[i+4])<<32 | uint64(name[i+5])<<40 | uint64(name[i+6])<<48 | uint64(name[i+7])<<56
-		h = (h ^ v) * 0x9E3779B97F4A7C15
-		h ^= h >> 29
+	const k0, k1 = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
+	b := unsafe.Slice(unsafe.StringData(name), len(name))
+	h := uint64(len(b)) * k1
+	if len(b) < 8 {
+		for _, c := range b {
+			h = h<<8 ^ uint64(c)
+		}
+	} else {
+		last := le.Uint64(b[len(b)-8:])
+		for ; len(b) > 8; b = b[8:] {
+			h = (h ^ le.Uint64(b)) * k0
+			h ^= h >> 29
+		}
+		h ^= last
 	}
-	for ; i < len(name); i++ {
-		h = (h ^ uint64(name[i])) * 1099511628211
-	}
+	h *= k0
 	h ^= h >> 32
-	h *= 0xD6E8FEB86659FD93
+	h *= k1
 	return uint32(h >> 32)
 }
 

@@ -21,7 +21,9 @@ func (s *scanner) write(ctx context.Context, w *Writer[EntryID]) (*Meta, error) 
 		switch n.Type() {
 		case ModeDir:
 			entries = s.dirEntries(entries[:0], s.nodes.at(i))
-			n.addr, err = w.Dir(entries)
+			var b DirBlock
+			b, err = w.Dir(entries)
+			n.SetDir(b, n.Parent)
 			n.Nlink = 2
 		case ModeSymlink, 0:
 			err = w.SetTarget(&n, s.targets[n.addr])

@@ -310,8 +310,9 @@ func (t *Table[ID]) Node(id ID, n *Node) error {
 // ErrNotDir is returned when a name is looked up in what is not a directory.
 var ErrNotDir = errors.New("not a directory")
 
-// dir returns the block of directory id and the number of its entries. Bytes
-// behind the head are not yet checked.
+// dir returns the number of entries of directory id and its block, with what
+// follows it in the segment: Lookup needs no length, and reading it would cost
+// a miss of the cache. Nothing of the block is checked yet.
 func (t *Table[ID]) dir(id ID) (blk []byte, off int64, n int, err error) {
 	r, err := t.record(id)
 	if err != nil {
@@ -320,20 +321,16 @@ func (t *Table[ID]) dir(id ID) (blk []byte, off int64, n int, err error) {
 	if le.Uint32(r)&ModeType != ModeDir {
 		return nil, 0, 0, ErrNotDir
 	}
-	addr := le.Uint64(r[48:])
-	b, err := t.bytes(t.dirs, addr, dirHead)
-	if err != nil {
-		return nil, 0, 0, err
-	}
-	s := &t.dirs[addr>>32]
-	blk = s.b[uint32(addr):]
-	off = s.off + int64(uint32(addr))
-	n = int(le.Uint32(b))
-	size := int(le.Uint32(b[4:]))
-	if size > len(blk) || n > (size-dirHead)/(probeSize+entryHead) {
+	n = int(le.Uint32(r[20:]))
+	k, at := le.Uint64(r[48:])>>32, int(le.Uint32(r[48:]))
+	if k >= uint64(len(t.dirs)) {
 		return nil, 0, 0, errAddress
 	}
-	return blk[:size:size], off, n, nil
+	s := &t.dirs[k]
+	if at+dirHead+n*(probeSize+entryHead) > len(s.b) {
+		return nil, 0, 0, errAddress
+	}
+	return s.b[at:], s.off + int64(at), n, nil
 }
 
 // Lookup returns the entry of name in directory id: its number and type, or
@@ -478,15 +475,22 @@ type Dir[ID ~uint32] struct {
 // ErrCorrupt or the end.
 func (t *Table[ID]) ReadDir(id ID, cookie uint64) (Dir[ID], error) {
 	blk, off, n, err := t.dir(id)
-	d := Dir[ID]{t: t, blk: blk, off: off, n: n, next: cookie}
 	if err != nil {
-		return d, err
+		return Dir[ID]{}, err
 	}
+	if err := t.check(off, dirHead); err != nil {
+		return Dir[ID]{}, err
+	}
+	size := int(le.Uint32(blk))
+	if size > len(blk) || n > (size-dirHead)/(probeSize+entryHead) {
+		return Dir[ID]{}, errAddress
+	}
+	d := Dir[ID]{t: t, blk: blk[:size:size], off: off, n: n, next: cookie}
 	if cookie == 0 {
 		d.next = uint64(dirHead + probeSize*n)
 		return d, nil
 	}
-	if p := int(uint32(cookie)); p < len(blk) {
+	if p := int(uint32(cookie)); p < size {
 		return d, d.startsAt(p)
 	}
 	return d, nil

@@ -28,12 +28,12 @@ func makeTable(t testing.TB, names []string) string {
 	for i, s := range names {
 		entries[i] = DirEntry[EntryID]{EntryID(i + 2), 8, s}
 	}
-	addr, err := w.Dir(entries)
+	block, err := w.Dir(entries)
 	if err != nil {
 		t.Fatal(err)
 	}
 	root := Node{Mode: ModeDir | 0o755, Nlink: 2}
-	root.SetDir(addr, RootID)
+	root.SetDir(block, RootID)
 	nodes := []*Node{&root}
 	for i := range names {
 		nodes = append(nodes, &Node{Mode: ModeRegular | 0o644, Nlink: 1, Size: int64(i), Data: int64(i) * 512})
@@ -212,7 +212,7 @@ func TestNodeRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, err := w.Dir(nil)
+	block, err := w.Dir(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestNodeRoundTrip(t *testing.T) {
 		extents []Extent
 	}
 	dir := Node{Mode: ModeDir | 0o1777, Nlink: 2, Mtime: -5, MtimeNsec: 999_999_999}
-	dir.SetDir(addr, RootID)
+	dir.SetDir(block, RootID)
 	nodes := []want{
 		{node: dir, xattrs: []Xattr{{"user.a", nil}, {"user.b", big}}},
 		{node: Node{Mode: ModeRegular | 0o4755, Nlink: 3, UID: 1<<32 - 1, GID: 7, Size: 1<<62 + 1, Data: 1 << 40, Header: 1<<40 - 512, Layer: 127}},

@@ -161,9 +161,14 @@ func (w *Writer[ID]) room(s *segment, n int) (uint64, error) {
 // maxBlock is what bbolt can hold in a value, less a little.
 const maxBlock = 1<<31 - 1<<20
 
-// Dir writes a directory's block and returns its address for SetDir. The
-// entries are sorted by number here.
-func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
+// A DirBlock is where a table has a directory's entries, for SetDir.
+type DirBlock struct {
+	addr    uint64
+	entries uint32
+}
+
+// Dir writes a directory's block. The entries are sorted by number here.
+func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (DirBlock, error) {
 	slices.SortFunc(entries, func(a, b DirEntry[ID]) int {
 		if c := cmp.Compare(a.ID, b.ID); c != 0 {
 			return c
@@ -176,7 +181,7 @@ func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
 	}
 	addr, err := w.room(&w.dirs, size)
 	if err != nil {
-		return 0, err
+		return DirBlock{}, err
 	}
 	w.probes = w.probes[:0]
 	off := dirHead + probeSize*len(entries)
@@ -186,8 +191,7 @@ func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
 	}
 	slices.Sort(w.probes)
 	sortEqual(w.probes, entries)
-	b := le.AppendUint32(w.dirs.b, uint32(len(entries)))
-	b = le.AppendUint32(b, uint32(size))
+	b := le.AppendUint32(w.dirs.b, uint32(size))
 	for _, p := range w.probes {
 		b = le.AppendUint32(b, uint32(p>>32))
 		b = le.AppendUint32(b, uint32(p))
@@ -199,7 +203,7 @@ func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (uint64, error) {
 		b = append(b, e.Name...)
 	}
 	w.dirs.b = b
-	return addr, nil
+	return DirBlock{addr, uint32(len(entries))}, nil
 }
 
 // sortEqual brings probes of one hash, which are in the order of their
@@ -229,8 +233,10 @@ func sortEqual[ID ~uint32](probes []uint64, entries []DirEntry[ID]) {
 	}
 }
 
-// SetDir makes n a directory with the block at addr.
-func (n *Node) SetDir(addr uint64, parent uint32) { n.addr, n.Parent = addr, parent }
+// SetDir makes n the directory of the entries in b.
+func (n *Node) SetDir(b DirBlock, parent uint32) {
+	n.addr, n.entries, n.Parent = b.addr, b.entries, parent
+}
 
 // SetTarget writes a symlink's or open hard link's target and points n to it.
 func (w *Writer[ID]) SetTarget(n *Node, target string) error {

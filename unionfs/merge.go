@@ -69,12 +69,12 @@ func Merge(ctx context.Context, w *index.Writer[index.NodeID], layers []*index.L
 
 // writeEmpty writes the tree of an image without layers.
 func writeEmpty(w *index.Writer[index.NodeID]) error {
-	addr, err := w.Dir(nil)
+	block, err := w.Dir(nil)
 	if err != nil {
 		return err
 	}
 	n := index.Node{Mode: index.ModeDir | 0o755, Nlink: 2, Flags: index.FlagImplied}
-	n.SetDir(addr, index.RootID)
+	n.SetDir(block, index.RootID)
 	if err := w.Node(&n); err != nil {
 		return err
 	}
@@ -534,7 +534,7 @@ func (m *merger) nodeID(r nodeRef) index.NodeID {
 
 // write writes directories, then nodes in the order of their numbers.
 func (m *merger) write(w *index.Writer[index.NodeID], keys []string) error {
-	addrs := make(map[nodeRef]dirRecord, len(m.dirs))
+	dirs := make(map[nodeRef]dirRecord, len(m.dirs))
 	var list []index.DirEntry[index.NodeID]
 	at := 0
 	for i := range m.dirs {
@@ -547,15 +547,15 @@ func (m *merger) write(w *index.Writer[index.NodeID], keys []string) error {
 			list = append(list, index.DirEntry[index.NodeID]{ID: m.nodeID(e.ref), Type: e.dt, Name: string(m.names[at : at+int(e.len)])})
 			at += int(e.len)
 		}
-		addr, err := w.Dir(list)
+		block, err := w.Dir(list)
 		if err != nil {
 			return err
 		}
-		addrs[d.ref] = dirRecord{addr, m.nodeID(m.dirs[d.parent].ref), 2 + d.subs}
+		dirs[d.ref] = dirRecord{block, m.nodeID(m.dirs[d.parent].ref), 2 + d.subs}
 	}
 	var size int64
 	put := func(r nodeRef) error {
-		n, err := m.writeNode(w, r, addrs)
+		n, err := m.writeNode(w, r, dirs)
 		if err == nil && n.IsRegular() {
 			size += min(n.Size, math.MaxInt64-size)
 		}
@@ -581,7 +581,7 @@ func (m *merger) write(w *index.Writer[index.NodeID], keys []string) error {
 }
 
 type dirRecord struct {
-	addr   uint64
+	block  index.DirBlock
 	parent index.NodeID
 	nlink  uint32
 }
@@ -594,7 +594,7 @@ func (m *merger) writeNode(w *index.Writer[index.NodeID], r nodeRef, dirs map[no
 	n.Nlink = m.used[r.layer][r.id]
 	if n.IsDir() {
 		d := dirs[r]
-		n.SetDir(d.addr, uint32(d.parent))
+		n.SetDir(d.block, uint32(d.parent))
 		n.Nlink = d.nlink
 	}
 	return n, w.Node(n)

@@ -180,11 +180,11 @@ func (v *View) write(w *index.Writer[index.NodeID], i int, number []index.NodeID
 			}
 		}
 		slices.SortFunc(list, func(a, b index.DirEntry[index.NodeID]) int { return strings.Compare(a.Name, b.Name) })
-		addr, err := w.Dir(list)
+		block, err := w.Dir(list)
 		if err != nil {
 			return nil, err
 		}
-		n.SetDir(addr, uint32(number[from.parent]))
+		n.SetDir(block, uint32(number[from.parent]))
 	}
 	return n, w.Node(n)
 }

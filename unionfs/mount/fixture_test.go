@@ -98,7 +98,7 @@ func writeTree(tb testing.TB, path string, items []item) [][]byte {
 		}
 		switch n.Type() {
 		case index.ModeDir:
-			addr, err := w.Dir(children[it.path])
+			block, err := w.Dir(children[it.path])
 			if err != nil {
 				tb.Fatal(err)
 			}
@@ -106,7 +106,7 @@ func writeTree(tb testing.TB, path string, items []item) [][]byte {
 			if parent == "." {
 				parent = ""
 			}
-			n.SetDir(addr, uint32(ids[parent]))
+			n.SetDir(block, uint32(ids[parent]))
 		case index.ModeSymlink:
 			if err := w.SetTarget(&n, it.target); err != nil {
 				tb.Fatal(err)
