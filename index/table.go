@@ -254,8 +254,16 @@ func (t *Table[ID]) willNeed(off int64, n int64) {
 	_ = syscall.Madvise(t.data[off:min(off+n, int64(len(t.data)))], syscall.MADV_WILLNEED)
 }
 
-// check makes sure that the n bytes at off of the file are those written.
+// check makes sure that the n bytes at off of the file are those written. It
+// is inlined for what lies in one block that was checked before.
 func (t *Table[ID]) check(off int64, n int) error {
+	if b := uint64(off) / crcBlock; b == uint64(off+int64(n)-1)/crcBlock && atomic.LoadUint32(&t.seen[b>>5])>>(b&31)&1 != 0 {
+		return nil
+	}
+	return t.checkBlocks(off, n)
+}
+
+func (t *Table[ID]) checkBlocks(off int64, n int) error {
 	for b := off / crcBlock; b <= (off+int64(n)-1)/crcBlock; b++ {
 		if atomic.LoadUint32(&t.seen[b>>5])&(1<<(b&31)) == 0 {
 			if err := t.checkBlock(b); err != nil {
