@@ -30,10 +30,11 @@ func pictures() []picture {
 			{"read", "app", secondWalk, "the same again"},
 			{"read", "app", readCold, "read all 1.4 GB, cold"},
 			{"read", "app", readWarm, "the same again"},
+			{"read", "base", readCold, "read all 0.2 GB, cold"},
 			{"lstat", "app", hitDropped, "lstat of a file, names dropped"},
 			{"exec", "app", theTime, "start python3, cold"},
 			{"big", "rw", randomCold, "4 KiB anywhere in 1 GiB, cold"},
-		}, []string{imgfsIs, imgfsRWIs, overlayIs, diskIs, erofsIs, fuseOverlayIs}},
+		}, []string{imgfsIs, imgfsRWIs, overlayIs, diskIs, erofsIs, squashfuseIs, fuseOverlayIs}},
 		{"load", "From a file to a directory", []pick{
 			{"load", "app", untilMounted, "load 1.4 GB of layers"},
 			{"load", "base", untilMounted, "load 0.2 GB"},
