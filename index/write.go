@@ -167,7 +167,8 @@ type DirBlock struct {
 	entries uint32
 }
 
-// Dir writes a directory's block. The entries are sorted by number here.
+// Dir writes the block of a directory with those entries, which it sorts by
+// number, and returns it for SetDir.
 func (w *Writer[ID]) Dir(entries []DirEntry[ID]) (DirBlock, error) {
 	slices.SortFunc(entries, func(a, b DirEntry[ID]) int {
 		if c := cmp.Compare(a.ID, b.ID); c != 0 {
