@@ -154,15 +154,11 @@ func (bd build) run(ctx context.Context, s suite, layer string, flags ...string)
 
 // extractLayer writes the longest layer of an OCI archive to a file, as it is.
 func extractLayer(archive, name string) error {
-	in, err := os.Open(archive)
+	image, in, err := openOCI(archive)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	image, err := readOCI(in)
-	if err != nil {
-		return fmt.Errorf("%s: %w", archive, err)
-	}
 	var longest section
 	for _, l := range image.layers {
 		if l.size > longest.size {

@@ -218,15 +218,11 @@ func (b *bench) makeDocker(im *image) error {
 		return nil
 	}
 	b.say("writing a docker-archive of", im)
-	in, err := os.Open(im.archive)
+	image, in, err := openOCI(im.archive)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	image, err := readOCI(in)
-	if err != nil {
-		return fmt.Errorf("%s: %w", im.archive, err)
-	}
 	name := filepath.Join(im.dir, "docker.tar")
 	out, err := os.Create(name)
 	if err != nil {

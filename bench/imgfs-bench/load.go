@@ -51,15 +51,11 @@ func (b *bench) sizeOf(im *image) error {
 	if im.tars != 0 {
 		return nil
 	}
-	f, err := os.Open(im.archive)
+	image, f, err := openOCI(im.archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	image, err := readOCI(f)
-	if err != nil {
-		return fmt.Errorf("%s: %w", im.archive, err)
-	}
 	im.blobs = image.blobs
 	for _, l := range image.layers {
 		n, err := gunzipTo(io.Discard, f, l)
@@ -128,15 +124,11 @@ func cpuOf(cmd *exec.Cmd) float64 {
 // loadTar unpacks each layer into a directory: the least that an unpacking
 // store does.
 func (b *bench) loadTar(r row, im *image) error {
-	f, err := os.Open(im.archive)
+	image, f, err := openOCI(im.archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	image, err := readOCI(f)
-	if err != nil {
-		return err
-	}
 	start, before := time.Now(), cpuTime()
 	for i, l := range image.layers {
 		if err := untarLayer(b.ctx, f, l, filepath.Join(b.turn, fmt.Sprint(i))); err != nil {
@@ -205,16 +197,7 @@ func (b *bench) loadUmoci(r row, im *image) error {
 	layout, bundle := filepath.Join(b.turn, "layout"), filepath.Join(b.turn, "bundle")
 	copied := exec.CommandContext(b.ctx, "skopeo", "copy", "--quiet", "oci-archive:"+im.archive, "oci:"+layout+":x")
 	unpacked := exec.CommandContext(b.ctx, "umoci", "unpack", "--image", layout+":x", bundle)
-	start := time.Now()
-	for _, cmd := range []*exec.Cmd{copied, unpacked} {
-		if _, err := output(cmd); err != nil {
-			return err
-		}
-	}
-	took := time.Since(start).Seconds()
-	disk, err := diskUsage(b.turn)
-	b.came(r, umociIs, took, cpuOf(copied)+cpuOf(unpacked), disk)
-	return err
+	return b.timeCommands(r, umociIs, copied, unpacked)
 }
 
 // mountTurn measures from the call until the directory answers.

@@ -192,15 +192,11 @@ func (b *bench) pullImgfs(r row, name string) error {
 
 // decodeLayers decompresses the layers by gzip.
 func (b *bench) decodeLayers(r row, im *image) error {
-	f, err := os.Open(im.archive)
+	image, f, err := openOCI(im.archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	image, err := readOCI(f)
-	if err != nil {
-		return err
-	}
 	for _, l := range image.layers { // into memory
 		if _, err := io.Copy(io.Discard, io.NewSectionReader(f, l.off, l.size)); err != nil {
 			return err

@@ -25,15 +25,11 @@ const (
 // unpackLayers unpacks each layer of an OCI archive into a directory of its
 // own below dir, in overlayfs's form, base first.
 func (b *bench) unpackLayers(archive, dir string) (layers []string, err error) {
-	f, err := os.Open(archive)
+	image, f, err := openOCI(archive)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	image, err := readOCI(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", archive, err)
-	}
 	for i, l := range image.layers {
 		layer := filepath.Join(dir, fmt.Sprint(i))
 		if err := untarLayer(b.ctx, f, l, layer); err != nil {
@@ -65,6 +61,18 @@ type ociImage struct {
 	config section
 	layers []section
 	blobs  int64 // bytes of all blobs
+}
+
+// openOCI opens an OCI archive and finds its blobs.
+func openOCI(archive string) (image ociImage, f *os.File, err error) {
+	if f, err = os.Open(archive); err != nil {
+		return image, nil, err
+	}
+	if image, err = readOCI(f); err != nil {
+		f.Close()
+		return image, nil, fmt.Errorf("%s: %w", archive, err)
+	}
+	return image, f, nil
 }
 
 func readOCI(f *os.File) (image ociImage, err error) {
