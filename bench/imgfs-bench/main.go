@@ -77,6 +77,7 @@ func measureMain(ctx context.Context, args []string) error {
 	flags.StringVar(&b.mkimage, "mkimage", "scripts/mkimage", "the script that makes the images")
 	flags.StringVar(&b.dir, "dir", "", "where to work: on ext4 (default: beside the cached images)")
 	flags.IntVar(&b.runs, "runs", 5, "how often each figure is measured")
+	flags.BoolVar(&b.sleepy, "sleepy", false, "let idle CPUs sleep; else they are kept awake, so that no figure is that of waking one")
 	flags.StringVar(&b.json, "json", "", "write the figures to this file")
 	flags.StringVar(&b.lines, "lines", "", "write them as lines of Go benchmarks to this file, for benchstat")
 	flags.Parse(args)

@@ -25,6 +25,7 @@ type bench struct {
 	json, lines        string
 	runs               int
 	quick              bool
+	sleepy             bool            // CPUs without work sleep, as they do without us
 	only               []string        // systems; empty: all
 	also               []string        // systems, of rows of the group write
 	ctx                context.Context // ends at a signal
@@ -73,6 +74,15 @@ func (b *bench) run(rows []row) (err error) {
 		return err
 	}
 	b.report = newReport(b.runs)
+	if !b.sleepy {
+		awake, err := keepAwake()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "imgfs-bench: idle CPUs sleep: %v\n", err)
+		} else {
+			defer awake.Close()
+			b.report.Machine += ", CPUs kept awake"
+		}
+	}
 	if b.report.Version, err = b.version(); err != nil {
 		return err
 	}
