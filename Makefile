@@ -29,7 +29,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  IMAGE=REF|FILE   the image make demo mounts (default: a Debian base made here)'
-	@echo '  ROWS=NAME,...    which rows make bench measures (default: all but million)'
+	@echo '  ROWS=NAME,...    which rows make bench measures (default: all but chown and million)'
 	@echo '  FUZZTIME=$(FUZZTIME)     how long each fuzz target runs in make check and make fuzz'
 	@echo '  PREFIX=$(PREFIX)  where make install puts things; DESTDIR goes before it'
 

@@ -68,7 +68,7 @@ func measureMain(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("imgfs-bench "+strings.Join(groups, " "), flag.ExitOnError)
 	b := bench{ctx: ctx}
 	var names, systems, also string
-	flags.StringVar(&names, "rows", "", "only these rows, with a comma between them (default: all but million); ROW/SHAPE is that of one image")
+	flags.StringVar(&names, "rows", "", "only these rows, with a comma between them (default: all but chown and million); ROW/SHAPE is that of one image")
 	flags.StringVar(&systems, "systems", "", "only these systems, with a comma between them; imgfs is all ways of it (default: all of a row)")
 	flags.StringVar(&also, "also", "", "these systems too, in every row of the group write: \"memfs -writeback\", \"memfs -noxattr\", \"imgfs --rw -o nopassthrough\"")
 	flags.BoolVar(&b.quick, "quick", false, "the main rows, a shorter file, fewer runs")

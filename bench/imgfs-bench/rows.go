@@ -171,7 +171,7 @@ func allRows() []row {
 			theTime: {{most: 0.001}}, theDisk: {{most: 1}},
 		}},
 		{name: "chmod", group: "write", shape: "rw", systems: imagePeers, limits: alone(limit{peer: overlayIs, most: 0.3})},
-		{name: "chown", group: "write", shape: "rw", systems: imagePeers, limits: alone(limit{peer: overlayIs, most: 0.3})},
+		{name: "chown", group: "write", shape: "rw", long: true, systems: imagePeers, limits: alone(limit{peer: overlayIs, most: 0.3})},
 		{name: "rename-dir", group: "write", shape: "rw", private: true, systems: imagePeers, limits: alone(limit{most: 0.001})},
 		{name: "create", group: "write", shape: "rw", private: true, systems: newPeers, limits: light},
 		{name: "untar", group: "write", shape: "rw", private: true, systems: newPeers, limits: light},
